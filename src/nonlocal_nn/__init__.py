@@ -1,0 +1,48 @@
+"""Non-local neural networks for images and video.
+
+>>> import nonlocal_nn as nl
+>>> nl.__version__
+'0.1.0'
+
+Names are imported when first used, so that `nonlocal --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nonlocal_nn import functional as functional
+    from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock as NonLocalBlock
+    from nonlocal_nn.models.catalog import create_model as create_model
+    from nonlocal_nn.models.catalog import list_models as list_models
+    from nonlocal_nn.models.io import load_model as load_model
+    from nonlocal_nn.models.io import save_model as save_model
+
+__version__ = "0.1.0"
+
+# public name -> the module that defines it ("functional" is a module itself)
+_HOME = {
+    "functional": "nonlocal_nn.functional",
+    "NonLocalBlock": "nonlocal_nn.blocks.nonlocal_block",
+    "create_model": "nonlocal_nn.models.catalog",
+    "list_models": "nonlocal_nn.models.catalog",
+    "load_model": "nonlocal_nn.models.io",
+    "save_model": "nonlocal_nn.models.io",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'nonlocal_nn' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    module = importlib.import_module(_HOME[name])
+    value = module if name == "functional" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,1 @@
+"""Modules that drop into any network."""

@@ -1,0 +1,1 @@
+"""Metrics, multi-view testing and cost. A model is just a callable here."""

@@ -1,0 +1,1 @@
+"""Eq. 1 of the paper on plain tensors (batch, positions, channels)."""

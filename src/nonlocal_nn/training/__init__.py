@@ -1,0 +1,1 @@
+"""Training with Lightning; nothing here is imported before it is used."""

@@ -1,0 +1,1 @@
+"""Weight files to state dicts and back; no model code."""
