@@ -1,0 +1,431 @@
+#!/usr/bin/env python3
+"""Set up and run everything in this project: python3 run.py demo | test | bench | lint | docs.
+
+Needs Python 3.11 or newer and nothing else. The first call makes `.venv` beside this file and installs the
+exact packages that requirements/ lists, checked by hash; later calls start at once.
+"""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036  (this file still parses on old Pythons, so that they can say this)
+    sys.exit(
+        "run.py needs Python 3.11 or newer; this is Python %d.%d (%s).\n"  # noqa: UP031
+        "Install a newer Python, or name it if you have one: python3.11 run.py ..."
+        % (sys.version_info[0], sys.version_info[1], sys.executable)
+    )
+
+import argparse
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+LEVELS = ("demo", "dev")  # each level holds all packages of the one before it
+
+HELP = """\
+The first call sets up .venv (a few GB, mostly torch); nothing is installed outside of it.
+
+commands:
+  demo    train a plain and a non-local network on rendered video, and compare them on held-out video
+  test    run the tests                  python3 run.py test                    all of them
+                                         python3 run.py test tests/ops -k gauss a few (any pytest options)
+  bench   run the measurements           python3 run.py bench                   all of benchmarks/
+                                         python3 run.py bench NAME [options]    benchmarks/NAME.py
+  lint    check style, types and which part may import which
+  docs    build docs/_build/html, where a warning is an error, and run the examples in docs/ and README.md
+
+What follows a command is handed on to it: `python3 run.py demo --help` lists the demo's own options.
+Everything runs in this project's folder, wherever you call from; the demo writes to runs/demo there.
+The tool itself is .venv/bin/nonlocal (try: .venv/bin/nonlocal --help)."""
+
+
+class SetupError(Exception):
+    """One or two lines for the person at the terminal: what is wrong, and the way out."""
+
+
+# --- the environment ---
+
+
+def fingerprint(root: Path) -> dict[str, str]:
+    """What `.venv` is made from. Where any of it has changed, `.venv` is out of date."""
+    digest = hashlib.sha256()
+    for path in [root / "pyproject.toml", *sorted((root / "requirements").glob("*.txt"))]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return {
+        "python": f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}",
+        "files": digest.hexdigest(),
+        "place": str(root),  # scripts in .venv hold absolute paths: a moved project needs a new .venv
+    }
+
+
+def venv_program(root: Path, name: str) -> Path:
+    windows = os.name == "nt"
+    return root / ".venv" / ("Scripts" if windows else "bin") / (name + ".exe" if windows else name)
+
+
+def read_stamp(root: Path) -> dict[str, str]:
+    """The stamp in `.venv`: {} without a readable one; its `state` is "installing" after a cut-off call."""
+    try:
+        stamp = json.loads((root / ".venv" / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def write_stamp(root: Path, stamp: dict[str, str]) -> None:
+    """Whole or not at all: a reader never sees half a stamp."""
+    target = root / ".venv" / "run.json"
+    target.parent.mkdir(exist_ok=True)
+    draft = target.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+    draft.replace(target)
+
+
+def is_ready(root: Path, level: str) -> bool:
+    stamp = read_stamp(root)
+    return (
+        stamp.get("state") == "ready"
+        and all(stamp.get(key) == value for key, value in fingerprint(root).items())
+        and stamp.get("level") in LEVELS[LEVELS.index(level) :]
+        and venv_program(root, "python").exists()  # false where the Python it links to has been removed
+    )
+
+
+@contextlib.contextmanager
+def lock(root: Path, say=print):
+    """One set-up at a time. The system frees the lock when its holder ends, however it ends.
+
+    Programs that the holder starts share the lock: where run.py alone is killed, the pip or uv that it left
+    behind keeps the next call waiting until it has ended too.
+    """
+    with (root / ".venv.lock").open("a+b") as handle:
+        os.set_inheritable(handle.fileno(), True)
+        if not _try_lock(handle):
+            say("run.py: another run.py is setting up .venv; waiting for it ...")
+            while not _try_lock(handle):
+                time.sleep(0.2)
+        try:
+            yield
+        finally:
+            _unlock(handle)
+
+
+if os.name == "nt":
+    import msvcrt
+
+    def _try_lock(handle) -> bool:
+        handle.seek(0)
+        try:
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+    def _unlock(handle) -> None:
+        handle.seek(0)
+        msvcrt.locking(handle.fileno(), msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _try_lock(handle) -> bool:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _unlock(handle) -> None:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def ensure(root: Path, level: str, install=None, say=print) -> bool:
+    """Make `.venv` hold the packages of `level`; True where it had to do something.
+
+    The stamp says "installing" before the first change and "ready" after the last, so a call that was killed
+    half-way is known by its stamp: what it left is thrown away, as no one can tell which files of it are whole.
+    """
+    install = install or install_packages
+    if is_ready(root, level):
+        return False
+    with lock(root, say):
+        if is_ready(root, level):  # made by the one that we waited for
+            return True
+        start = time.monotonic()
+        stamp, target, venv = read_stamp(root), fingerprint(root), root / ".venv"
+        if venv.is_symlink() or venv.is_file():
+            venv.unlink()
+        elif venv.exists():
+            reason = reason_to_rebuild(root, stamp, target)
+            if reason:
+                say(f"run.py: {reason}; making .venv anew")
+                shutil.rmtree(venv)
+        if stamp.get("level") in LEVELS[LEVELS.index(level) :]:
+            level = stamp["level"]  # never take away what an earlier call installed
+        write_stamp(root, {"state": "installing", "level": level})
+        install(root, level, say)
+        write_stamp(root, {"state": "ready", "level": level, **target})
+        say(f"run.py: .venv is ready ({time.monotonic() - start:.0f} s)")
+    return True
+
+
+def reason_to_rebuild(root: Path, stamp: dict[str, str], target: dict[str, str]) -> str:
+    """Why the `.venv` that is there cannot be brought up to date in place; "" where it can."""
+    if stamp.get("state") == "installing":
+        return "an earlier set-up was cut off"
+    if stamp and stamp.get("place") != target["place"]:
+        return f"the project has moved from {stamp.get('place')}"
+    if stamp and stamp.get("python") != target["python"]:
+        return f".venv was made with {stamp.get('python')}, this is {target['python']}"
+    python = venv_program(root, "python")
+    if not python.exists():
+        return ".venv has no working Python"
+    if not stamp:  # made by hand or by another tool: welcome, if its Python is this one
+        ask = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
+        answer = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, check=False)
+        if answer.stdout.strip() != target["python"]:
+            other = answer.stdout.strip() or "a broken Python"
+            return f".venv was made with {other}, this is {target['python']}"
+    return ""
+
+
+def install_packages(root: Path, level: str, say=print) -> None:
+    """Make a virtual environment; install uv, `requirements/<level>.txt` and this project (editable) in it."""
+    python, uv = venv_program(root, "python"), venv_program(root, "uv")
+    say(f"run.py: setting up {root / '.venv'} (needed once; torch makes it a few GB)")
+    say("run.py: 1/3 a virtual environment with uv")
+    if not python.exists():
+        make_venv(root / ".venv")
+    requirements = root / "requirements"
+    pip = pip_command(python)
+    options = ["--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps"]
+    call([*pip, "install", *options, "-r", str(requirements / "uv.txt")], "installing uv")
+
+    environment = {**child_environment(), "VIRTUAL_ENV": str(root / ".venv")}
+    environment.pop("UV_SYSTEM_PYTHON", None)
+    uv_options = ["--python", str(python)] + ([] if uv_cache_is_writable() else ["--no-cache"])
+    count = sum(line[:1].isalnum() for line in (requirements / f"{level}.txt").read_text().splitlines())
+    say(f"run.py: 2/3 the packages of requirements/{level}.txt (up to {count}, checked by hash)")
+    listed = str(requirements / f"{level}.txt")
+    call(
+        [str(uv), "pip", "sync", "--quiet", "--require-hashes", *uv_options, listed],
+        "installing the packages",
+        environment,
+    )
+    say("run.py: 3/3 this project")
+    # No build isolation: setuptools is among the packages above, so that nothing is fetched without a hash.
+    editable = [
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        *uv_options,
+        "--editable",
+        str(root),
+    ]
+    call([str(uv), *editable], "installing this project", environment)
+
+
+def make_venv(folder: Path) -> None:
+    """Like `python -m venv`; without pip inside where this Python has none to put there (Debian's way)."""
+    for module in ("venv", "ensurepip"):
+        if importlib.util.find_spec(module) is None and (module == "venv" or not outer_pip_works()):
+            raise SetupError(no_pip_message(module))
+    base = [sys.executable, "-m", "venv", str(folder)]
+    if importlib.util.find_spec("ensurepip") is None:
+        base.append("--without-pip")
+    made = subprocess.run(base, capture_output=True, text=True, check=False)
+    if made.returncode == 0:
+        return
+    if "--without-pip" not in base and outer_pip_works():
+        call([*base, "--without-pip", "--clear"], "making .venv")
+        return
+    raise SetupError(
+        f"{no_pip_message('ensurepip')}\nWhat Python said: {(made.stdout + made.stderr).strip()[-600:]}"
+    )
+
+
+def outer_pip_works() -> bool:
+    """True where the Python that runs this file has a pip that can install elsewhere (22.3 or newer)."""
+    ask = [sys.executable, "-m", "pip", "--python", sys.executable, "--version"]
+    return subprocess.run(ask, capture_output=True, check=False).returncode == 0
+
+
+def pip_command(python: Path) -> list[str]:
+    inner = [str(python), "-m", "pip"]
+    if subprocess.run([*inner, "--version"], capture_output=True, check=False).returncode == 0:
+        return inner
+    return [sys.executable, "-m", "pip", "--python", str(python)]
+
+
+def no_pip_message(module: str) -> str:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return (
+        f"This Python ({sys.executable}) cannot make a virtual environment: it lacks `{module}`.\n"
+        f"On Debian or Ubuntu: sudo apt-get install python{version}-venv    Elsewhere: install Python whole."
+    )
+
+
+def uv_cache_is_writable() -> bool:
+    """Where the home folder is read-only, uv has to do without its cache."""
+    default = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    folder = Path(os.environ.get("UV_CACHE_DIR") or Path(default or Path("~/.cache").expanduser()) / "uv")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".run-py-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment, less what would make the child another Python or slow its every start."""
+    drop = {"PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "__PYVENV_LAUNCHER__"}
+    return {key: value for key, value in os.environ.items() if key not in drop}
+
+
+def call(command: list[str], doing: str, environment: dict[str, str] | None = None) -> None:
+    try:
+        # close_fds=False hands on the lock, see there
+        code = subprocess.run(
+            command, env=environment or child_environment(), close_fds=False, check=False
+        ).returncode
+    except OSError as error:
+        raise SetupError(f"{doing} failed: {error}") from error
+    if code:
+        raise SetupError(
+            f"{doing} failed (exit status {code}): {shlex.join(command)}\n"
+            "The lines above say why; then call run.py again."
+        )
+
+
+# --- the commands ---
+
+
+def demo(root: Path, rest: list[str]) -> int:
+    return run_step([str(venv_program(root, "nonlocal")), "demo", *rest], root)
+
+
+def test(root: Path, rest: list[str]) -> int:
+    environment, workers = child_environment(), []
+    if (
+        not rest
+    ):  # all: side by side, one thread each, since torch's own threads would fight over the same cores
+        workers = ["-n", str(max(1, min(4, os.cpu_count() or 1)))]
+        environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    return run_step([str(venv_program(root, "python")), "-m", "pytest", *workers, *rest], root, environment)
+
+
+def bench(root: Path, rest: list[str]) -> int:
+    scripts = {
+        path.stem: path
+        for path in sorted((root / "benchmarks").glob("*.py"))
+        if not path.stem.startswith("_")
+    }
+    if rest and rest[0] not in scripts:
+        print(
+            f"run.py bench: no benchmarks/{rest[0]}.py; there are: {', '.join(scripts) or 'none'}",
+            file=sys.stderr,
+        )
+        return 2
+    chosen = [(scripts[rest[0]], rest[1:])] if rest else [(path, []) for path in scripts.values()]
+    python = str(venv_program(root, "python"))
+    return max([run_step([python, str(path), *options], root) for path, options in chosen], default=0)
+
+
+def lint(root: Path, rest: list[str]) -> int:
+    python = str(venv_program(root, "python"))
+    steps = {
+        "ruff check": [python, "-m", "ruff", "check", "."],
+        "ruff format": [python, "-m", "ruff", "format", "--check", "."],
+        "mypy": [python, "-m", "mypy"],
+        "import contract": [str(venv_program(root, "lint-imports"))],
+    }
+    return run_steps(root, "lint", steps, rest)
+
+
+def docs(root: Path, rest: list[str]) -> int:
+    python = str(venv_program(root, "python"))
+    builder = ["-m", "sphinx", "-W", "--keep-going", "--quiet", "-b", "html", "docs", "docs/_build/html"]
+    steps = {
+        "pages": [python, *builder],
+        "examples": [python, "-m", "pytest", "tests/project/test_docs.py"],
+    }
+    return run_steps(root, "docs", steps, rest)
+
+
+def run_steps(root: Path, command: str, steps: dict[str, list[str]], rest: list[str]) -> int:
+    """Run all of the steps, the later ones too where one fails, and say at the end which did."""
+    if rest:
+        print(f"run.py {command}: takes no options, got: {shlex.join(rest)}", file=sys.stderr)
+        return 2
+    failed = []
+    for name, step in steps.items():
+        print(f"run.py {command}: {name}", flush=True)
+        if run_step(step, root):
+            failed.append(name)
+    print(f"run.py {command}: " + (f"FAILED: {', '.join(failed)}" if failed else "all good"), flush=True)
+    return 1 if failed else 0
+
+
+def run_step(step: list[str], root: Path, environment: dict[str, str] | None = None) -> int:
+    """Run in the project's folder. Ctrl-C reaches the child, which ends in its own way."""
+    process = subprocess.Popen(step, cwd=root, env=environment or child_environment())
+    while True:
+        try:
+            code = process.wait()
+            return code if code >= 0 else 128 - code
+        except KeyboardInterrupt:
+            continue  # the terminal has sent it to the child too
+
+
+COMMANDS = {
+    "demo": (demo, "demo"),
+    "test": (test, "dev"),
+    "bench": (bench, "demo"),
+    "lint": (lint, "dev"),
+    "docs": (docs, "dev"),
+}
+
+
+def main(arguments: list[str], root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser(
+        prog="run.py",
+        usage="python3 run.py {demo,test,bench,lint,docs} [options of that command]",
+        description="Set up this project and run it. Needs Python 3.11 or newer and nothing else.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of: " + ", ".join(COMMANDS))
+    if not arguments:
+        parser.print_help()
+        return 2
+    command = parser.parse_args(arguments[:1]).command
+    action, level = COMMANDS[command]
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    try:
+        ensure(root, level, say=say)
+    except SetupError as error:
+        say(f"run.py: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("run.py: stopped; the next call starts the set-up again")
+        return 130
+    return action(root, arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
