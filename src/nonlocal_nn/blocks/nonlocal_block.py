@@ -1,0 +1,282 @@
+"""The non-local block (section 3.3 of the paper, Fig. 2): z = W_z y + x, where y looks at every position.
+
+>>> import torch
+>>> block = NonLocalBlock(8)
+>>> x = torch.randn(2, 8, 4, 6, 6)
+>>> torch.equal(block(x), x)  # a new block changes nothing
+True
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from nonlocal_nn._typing import Float, Int
+from nonlocal_nn.blocks.grid import SPANS, Grouping, Span, flat_positions
+from nonlocal_nn.blocks.norm import FrozenBatchNorm
+from nonlocal_nn.ops import pairwise as ops
+from nonlocal_nn.ops import reference
+
+Pairwise = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
+Norm = Literal["batch", "frozen"]
+SubsampleAt = Literal["embedding", "input"]
+Init = Literal["paper", "released"]
+
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+def _space_pool(dims: int) -> nn.Module:
+    """2x2 in space, never in time; dims=1 has one axis, which is halved."""
+    if dims == 1:
+        return nn.MaxPool1d(2)
+    return nn.MaxPool2d(2) if dims == 2 else nn.MaxPool3d((1, 2, 2))
+
+
+class NonLocalBlock(nn.Module):
+    """z_i = W_z y_i + x_i with y_i = 1/C(x) sum_j f(x_i, x_j) g(x_j) (Eqs. 1 and 6).
+
+    >>> block = NonLocalBlock(1024, pairwise="dot_product")
+    >>> block.inner_channels, tuple(block.theta.weight.shape)
+    (512, (512, 1024, 1, 1, 1))
+
+    Symbols of the paper are names here: theta, phi, g and W_z are 1x1 convolutions; `w_f` is concatenation's vector. theta, phi and g
+    have biases (zero at the start). W_z has one without a norm only: with one, it would be part of the norm's shift.
+
+    Args:
+        channels: of x.
+        inner_channels: of theta, phi and g; half of `channels` when None (Fig. 2).
+        pairwise: f and C.
+            "embedded_gaussian"  exp(theta_i . phi_j), C = sum_j f     (Eq. 3: a softmax over j)
+            "gaussian"           exp(x_i . x_j),       C = sum_j f     (Eq. 2: no theta, no phi)
+            "dot_product"        theta_i . phi_j,      C = N           (Eq. 4; N is the number of keys)
+            "concatenation"      ReLU(w_f . [theta_i, phi_j]), C = N   (Eq. 5)
+        dims: 1 (positions), 2 (height, width) or 3 (frames, height, width).
+        subsample: keys come from a max-pooled map, 2x2 in space, never in time (dims=1: pooled by 2). Span "time" compares a place with
+            itself, so there is no space to pool and this does not apply there.
+        subsample_at: "embedding" pools phi(x) and g(x) (the paper); "input" pools x before both (the released code).
+        span: "spacetime", "space" (each frame by itself) or "time" (each place across frames); Table 2d. dims=3 only.
+        temporal_groups: so many contiguous runs of frames, each seeing itself alone (released long-clip models). dims=3 only.
+        scale: multiply theta_i . phi_j by inner_channels ** -0.5, as the released code does for embedded_gaussian (gaussian:
+            channels ** -0.5, the length of its vectors). Not for concatenation, which has no product to scale.
+        norm: "batch": batch norm after W_z, its gamma starting at zero. "frozen": the same with everything fixed, for weights that
+            are loaded; gamma is zero until then. None: W_z and its bias start at zero.
+        init: "paper": He et al., normal with variance 2 / fan-in. "released": normal with deviation 0.01.
+
+    A new block is the identity, whatever the options.
+
+    Raises:
+        ValueError: for options that do not exist or do not go together.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        inner_channels: int | None = None,
+        pairwise: Pairwise = "embedded_gaussian",
+        dims: int = 3,
+        subsample: bool = True,
+        subsample_at: SubsampleAt = "embedding",
+        span: Span = "spacetime",
+        temporal_groups: int = 1,
+        scale: bool = False,
+        norm: Norm | None = "batch",
+        *,
+        init: Init = "paper",
+    ) -> None:
+        super().__init__()
+        _one_of("pairwise", pairwise, get_args(Pairwise))
+        _one_of("dims", dims, (1, 2, 3))
+        _one_of("subsample_at", subsample_at, get_args(SubsampleAt))
+        _one_of("span", span, SPANS)
+        _one_of("norm", norm, (*get_args(Norm), None))
+        _one_of("init", init, get_args(Init))
+        if inner_channels is None:
+            inner_channels = max(1, channels // 2)
+        if channels < 1 or inner_channels < 1 or temporal_groups < 1:
+            raise ValueError(
+                "channels, inner_channels and temporal_groups must be at least 1, got "
+                f"{channels}, {inner_channels} and {temporal_groups}"
+            )
+        if dims != 3 and (span != "spacetime" or temporal_groups != 1):
+            raise ValueError(
+                f"a map of dims={dims} has no time axis: span={span!r}, temporal_groups={temporal_groups} need dims=3"
+            )
+        if span == "space" and temporal_groups != 1:
+            raise ValueError(
+                f"span='space' keeps every frame by itself; temporal_groups={temporal_groups} has nothing to group"
+            )
+        if scale and pairwise == "concatenation":
+            raise ValueError("scale=True needs a product of theta and phi; pairwise='concatenation' has none")
+
+        self.channels, self.inner_channels = channels, inner_channels
+        self.pairwise, self.dims = pairwise, dims
+        self.subsample, self.subsample_at = subsample and span != "time", subsample_at
+        self.span, self.temporal_groups = span, temporal_groups
+        self.scale = (channels if pairwise == "gaussian" else inner_channels) ** -0.5 if scale else 1.0
+        self.init = init
+        self._grouping = Grouping(span, temporal_groups)
+
+        conv = _CONV[dims]
+        embedded = pairwise != "gaussian"
+        self.theta = conv(channels, inner_channels, 1) if embedded else None
+        self.phi = conv(channels, inner_channels, 1) if embedded else None
+        self.g = conv(channels, inner_channels, 1)
+        self.W_z = conv(inner_channels, channels, 1, bias=norm is None)
+        self.w_f = nn.Parameter(torch.empty(2 * inner_channels)) if pairwise == "concatenation" else None
+        self.pool = _space_pool(dims) if self.subsample else nn.Identity()
+        self.norm: nn.Module | None = None
+        if norm is not None:
+            self.norm = _BATCH_NORM[dims](channels) if norm == "batch" else FrozenBatchNorm(channels)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """The initial weights, with which the block is the identity."""
+        vectors = [] if self.w_f is None else [self.w_f]
+        kernels = [conv.weight for conv in (self.theta, self.phi, self.g, self.W_z) if conv is not None]
+        for weight in (*kernels, *vectors):
+            fan_in = weight.numel() // (weight.shape[0] if weight.dim() > 1 else 1)
+            nn.init.normal_(weight, std=(2 / fan_in) ** 0.5 if self.init == "paper" else 0.01)
+        for conv in (self.theta, self.phi, self.g):
+            if conv is not None and conv.bias is not None:
+                nn.init.zeros_(conv.bias)
+        if self.norm is None:
+            nn.init.zeros_(self.W_z.weight)
+            if self.W_z.bias is not None:
+                nn.init.zeros_(self.W_z.bias)
+        elif isinstance(self.norm.weight, Tensor):
+            nn.init.zeros_(self.norm.weight)
+
+    def forward(
+        self, x: Float[Tensor, "batch channel *positions"]
+    ) -> Float[Tensor, "batch channel *positions"]:
+        """Z, of x's shape.
+
+        >>> NonLocalBlock(4, dims=1)(torch.zeros(2, 4, 9)).shape
+        torch.Size([2, 4, 9])
+
+        Raises:
+            ValueError: for another rank or number of channels, a map too small to subsample, or frames that do not divide into
+                the temporal groups.
+        """
+        self._check(x)
+        theta, phi, g = self._embed(x)
+        split = self._grouping.split
+        y = self._average(split(theta), split(phi), split(g))
+        z = self.W_z(self._grouping.join(y, x.shape[0], tuple(x.shape[2:])))
+        if self.norm is not None:
+            z = self.norm(z)
+        return x + z
+
+    @torch.no_grad()
+    def affinity(
+        self, x: Float[Tensor, "batch channel *positions"], queries: Int[Tensor, "..."]
+    ) -> Float[Tensor, "batch query key"]:
+        """Rows of f(x_i, x_j) / C(x) for the chosen positions i: what each of them looks at.
+
+        >>> block = NonLocalBlock(4)
+        >>> rows = block.affinity(torch.randn(1, 4, 2, 6, 6), torch.tensor([[0, 3, 3], [1, 5, 0]]))
+        >>> rows.shape, block.key_shape((2, 6, 6)), bool((rows.sum(dim=2) - 1).abs().max() < 1e-6)
+        (torch.Size([1, 2, 18]), (2, 3, 3), True)
+
+        queries: flat positions (queries,) or coordinates (queries, dims) in x's grid. Keys are all positions of the key grid, see
+        `key_shape`, in order; those outside the query's span or group are 0. Only these rows are computed: memory is queries x
+        keys. No gradient is kept.
+
+        Raises:
+            ValueError: for an x that `forward` would refuse, or a query that is not a position of its grid.
+        """
+        self._check(x)
+        shape = tuple(x.shape[2:])
+        rows = flat_positions(queries.to(x.device), shape)
+        theta, phi, _ = self._embed(x)
+        mask = None
+        if self.span != "spacetime" or self.temporal_groups > 1:
+            groups = self._grouping.group_numbers
+            mask = groups(shape, x.device)[rows, None] == groups(self.key_shape(shape), x.device)[None, :]
+        theta_rows = theta.flatten(2)[:, :, rows].transpose(1, 2)
+        keys = phi.flatten(2).transpose(1, 2)
+        if self.w_f is not None:
+            return reference.concatenation_affinity(*self._scores(theta_rows, keys), mask=mask)
+        if self.pairwise == "dot_product":
+            return reference.dot_product_affinity(theta_rows * self.scale, keys, mask=mask)
+        return reference.gaussian_affinity(theta_rows, keys, self.scale, mask=mask)
+
+    def key_shape(self, position_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The grid of key positions for a map of `position_shape`: (frames, height, width) for dims=3.
+
+        >>> NonLocalBlock(4).key_shape((4, 28, 28))
+        (4, 14, 14)
+
+        Raises:
+            ValueError: when the map is too small to subsample, or has another number of axes.
+        """
+        if len(position_shape) != self.dims:
+            raise ValueError(f"dims={self.dims} needs {self.dims} position axes, got {tuple(position_shape)}")
+        if not self.subsample:
+            return tuple(position_shape)
+        space = position_shape[1:] if self.dims == 3 else position_shape
+        if min(space) < 2:
+            raise ValueError(
+                f"positions {tuple(position_shape)} are too few to subsample by 2 in space; use subsample=False"
+            )
+        return (*position_shape[: self.dims - len(space)], *(size // 2 for size in space))
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != self.dims + 2 or x.shape[1] != self.channels:
+            axes = {1: "positions", 2: "height, width", 3: "frames, height, width"}[self.dims]
+            raise ValueError(f"expected (batch, {self.channels}, {axes}), got {tuple(x.shape)}")
+        self.key_shape(tuple(x.shape[2:]))
+
+    def _embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The maps theta, phi and g, (batch, channels, *grid); the last two on the key grid."""
+        if self.subsample_at == "input":
+            keys = self.pool(x)
+            phi, g = keys if self.phi is None else self.phi(keys), self.g(keys)
+        else:
+            phi, g = self.pool(x if self.phi is None else self.phi(x)), self.pool(self.g(x))
+        theta = x if self.theta is None else self.theta(x)
+        # Under autocast x itself (gaussian) may be wider than g.
+        dtype = torch.promote_types(theta.dtype, g.dtype)
+        return theta.to(dtype), phi.to(dtype), g.to(dtype)
+
+    def _scores(self, theta: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """a_i = theta_i . w_f[:inner] and b_j = phi_j . w_f[inner:], so that w_f . [theta_i, phi_j] = a_i + b_j."""
+        assert self.w_f is not None
+        w_theta, w_phi = self.w_f.to(theta.dtype).split(self.inner_channels)
+        return theta @ w_theta, phi @ w_phi
+
+    def _average(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+        if self.w_f is not None:
+            return ops.concatenation(*self._scores(theta, phi), g)
+        if self.pairwise == "dot_product":
+            return ops.dot_product(theta * self.scale if self.scale != 1 else theta, phi, g)
+        return ops.gaussian(theta, phi, g, self.scale)
+
+    def extra_repr(self) -> str:
+        """The block in the paper's symbols."""
+        product = "x_i . x_j" if self.pairwise == "gaussian" else "theta_i . phi_j"
+        product = product if self.scale == 1 else f"{self.scale:.4g} {product}"
+        y = {
+            "dot_product": f"1/N sum_j ({product}) g_j",
+            "concatenation": "1/N sum_j ReLU(w_f . [theta_i, phi_j]) g_j",
+        }.get(self.pairwise, f"sum_j softmax_j({product}) g_j")
+        z = "W_z y_i + x_i" if self.norm is None else "norm(W_z y_i) + x_i"
+        if not self.subsample:
+            keys = "all positions"
+        else:
+            keys = "max-pooled phi and g" if self.subsample_at == "embedding" else "max-pooled x"
+        groups = f" in {self.temporal_groups} runs of frames" if self.temporal_groups > 1 else ""
+        return (
+            f"{self.channels} -> {self.inner_channels} -> {self.channels}, {self.pairwise}: z_i = {z}, y_i = {y}\n"
+            f"dims={self.dims}, span={self.span}{groups}, keys: {keys}"
+        )
+
+
+def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} does not exist; choose one of {', '.join(map(repr, allowed))}")

@@ -1,0 +1,13 @@
+"""The non-local operation as functions on (batch, positions, channels) tensors.
+
+>>> import torch, nonlocal_nn as nl
+>>> theta, phi, g = torch.randn(2, 10, 8), torch.randn(2, 6, 8), torch.randn(2, 6, 4)
+>>> nl.functional.gaussian(theta, phi, g).shape
+torch.Size([2, 10, 4])
+"""
+
+from __future__ import annotations
+
+from nonlocal_nn.ops.pairwise import concatenation, dot_product, gaussian
+
+__all__ = ["concatenation", "dot_product", "gaussian"]

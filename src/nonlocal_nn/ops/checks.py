@@ -1,0 +1,71 @@
+"""What every form of the operation asks of its inputs, said once.
+
+>>> import torch
+>>> working_dtype(torch.bfloat16)
+torch.float32
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type sums are held in: float32 for the half precisions, else the type of the data itself."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _shapes(**tensors: Tensor) -> str:
+    return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+
+
+def _check_kind(**tensors: Tensor) -> None:
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    devices = {tensor.device for tensor in tensors.values()}
+    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
+        listed = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
+        raise ValueError(f"the inputs must share one floating-point dtype, got {listed}; cast them first")
+    if len(devices) > 1:
+        listed = ", ".join(f"{name} {tensor.device}" for name, tensor in tensors.items())
+        raise ValueError(f"the inputs must be on one device, got {listed}")
+
+
+def check_embeddings(theta: Tensor, phi: Tensor, g: Tensor | None = None) -> None:
+    """Theta (batch, queries, d), phi (batch, keys, d) and g (batch, keys, channels) fit together.
+
+    Raises:
+        ValueError: with all the shapes, when they do not, or when there is no key to look at.
+    """
+    tensors = {"theta": theta, "phi": phi} | ({} if g is None else {"g": g})
+    shapes = _shapes(**tensors)
+    if any(tensor.dim() != 3 for tensor in tensors.values()):
+        raise ValueError(f"expected (batch, positions, channels) tensors of rank 3, got {shapes}")
+    if theta.shape[0] != phi.shape[0] or theta.shape[2] != phi.shape[2]:
+        raise ValueError(f"theta and phi must agree in batch and channels, got {shapes}")
+    if g is not None and g.shape[:2] != phi.shape[:2]:
+        raise ValueError(f"g needs one row for each key of phi, got {shapes}")
+    if phi.shape[1] == 0:
+        raise ValueError(f"at least one key is needed to average over, got {shapes}")
+    _check_kind(**tensors)
+
+
+def check_scores(a: Tensor, b: Tensor, g: Tensor | None = None) -> None:
+    """a (batch, queries), b (batch, keys) and g (batch, keys, channels) fit together.
+
+    Raises:
+        ValueError: with all the shapes, when they do not, or when there is no key to look at.
+    """
+    tensors = {"a": a, "b": b} | ({} if g is None else {"g": g})
+    shapes = _shapes(**tensors)
+    if a.dim() != 2 or b.dim() != 2 or (g is not None and g.dim() != 3):
+        raise ValueError(
+            f"expected a (batch, queries), b (batch, keys), g (batch, keys, channels), got {shapes}"
+        )
+    if a.shape[0] != b.shape[0]:
+        raise ValueError(f"a and b must agree in batch, got {shapes}")
+    if g is not None and g.shape[:2] != b.shape:
+        raise ValueError(f"g needs one row for each key of b, got {shapes}")
+    if b.shape[1] == 0:
+        raise ValueError(f"at least one key is needed to average over, got {shapes}")
+    _check_kind(**tensors)

@@ -1,0 +1,146 @@
+"""The softmax average without the N x N matrix: a few query rows at a time in one reused buffer.
+
+With l_ij = scale theta_i . phi_j, m_i = max_j l_ij, p_ij = exp(l_ij - m_i) and s_i = sum_j p_ij the forward pass is
+
+    y_i = (1/s_i) sum_j p_ij g_j
+
+and only m and s, two numbers a row, are kept beside inputs and result. The backward pass makes p again, row chunk by row chunk.
+With dy_i the gradient of y_i and u_i = dy_i / s_i,
+
+    dg_j     = sum_i p_ij u_i
+    dl_ij    = p_ij (u_i . g_j - u_i . y_i)
+    dtheta_i = scale sum_j dl_ij phi_j,      dphi_j = scale sum_i dl_ij theta_i
+
+m and s are kept apart, not as one log-sum-exp: next to logits of 1e4 the logarithm of s would be rounded to 1e-3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nonlocal_nn.ops.checks import working_dtype
+
+# What one buffer of logits may take. The backward pass has two of them. On the CPU it should stay in the last-level cache.
+CPU_CHUNK_BYTES = 4 * 2**20
+DEVICE_CHUNK_BYTES = 256 * 2**20
+
+
+def chunks(batch: int, queries: int, row_bytes: int, chunk_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """Batch and query slices that cover everything, each with at most `chunk_bytes` of logits (one row at the least).
+
+    >>> [(b.start, b.stop, q.start, q.stop) for b, q in chunks(2, 5, row_bytes=10, chunk_bytes=30)]
+    [(0, 1, 0, 3), (0, 1, 3, 5), (1, 2, 0, 3), (1, 2, 3, 5)]
+    """
+    rows = max(1, chunk_bytes // row_bytes)
+    # Small matrices (one frame, one position across frames) go many at a time, large ones a part at a time.
+    batch_step = max(1, rows // max(1, queries))
+    for first in range(0, batch, batch_step):
+        for row in range(0, queries, rows):
+            yield slice(first, min(first + batch_step, batch)), slice(row, min(row + rows, queries))
+
+
+class _Buffer:
+    """One allocation, lent again and again as (batch, rows, keys)."""
+
+    def __init__(self, like: Tensor, keys: int) -> None:
+        self._flat = like.new_empty(0)
+        self._keys = keys
+
+    def take(self, batch: int, rows: int) -> Tensor:
+        size = batch * rows * self._keys
+        if self._flat.numel() < size:  # the first chunk is the largest
+            self._flat = self._flat.new_empty(size)
+        return self._flat[:size].view(batch, rows, self._keys)
+
+
+def _plan(theta: Tensor, phi: Tensor) -> Iterator[tuple[slice, slice]]:
+    chunk_bytes = CPU_CHUNK_BYTES if theta.device.type == "cpu" else DEVICE_CHUNK_BYTES
+    return chunks(theta.shape[0], theta.shape[1], phi.shape[1] * phi.element_size(), chunk_bytes)
+
+
+class SoftmaxAverage(torch.autograd.Function):
+    """apply(theta, phi, g, scale) -> y; differentiable once."""
+
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, phi: Tensor, g: Tensor, scale: float) -> Tensor:
+        """Y, in chunks of rows; see the module's equations."""
+        inputs = (theta, phi, g)
+        work = working_dtype(theta.dtype)
+        theta, phi, g = theta.to(work), phi.to(work), g.to(work)
+        batch, queries, _ = theta.shape
+        y = theta.new_empty(batch, queries, g.shape[2])
+        row_max, row_sum = theta.new_empty(batch, queries, 1), theta.new_empty(batch, queries, 1)
+        buffer = _Buffer(theta, phi.shape[1])
+        for some, rows in _plan(theta, phi):
+            p = buffer.take(some.stop - some.start, rows.stop - rows.start)
+            torch.bmm(theta[some, rows] * scale, phi[some].transpose(1, 2), out=p)
+            row_max[some, rows] = p.amax(dim=2, keepdim=True)
+            p.sub_(row_max[some, rows]).exp_()
+            row_sum[some, rows] = p.sum(dim=2, keepdim=True)
+            y[some, rows] = torch.bmm(p, g[some]).div_(row_sum[some, rows])
+        ctx.scale = scale
+        y = y.to(inputs[0].dtype)
+        ctx.save_for_backward(*inputs, y, row_max, row_sum)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        """The three gradients that are asked for, or an error later on if somebody differentiates them again."""
+        with torch.no_grad():
+            grads = _gradients(ctx, dy)
+        if torch.is_grad_enabled():
+            wanted = [grad for grad in grads if grad is not None]
+            # Inputs that require gradients, so that a second differentiation reaches the error below.
+            guarded = iter(_FirstDerivativeOnly.apply(*[grad.detach().requires_grad_() for grad in wanted]))
+            grads = tuple(None if grad is None else next(guarded) for grad in grads)
+        return (*grads, None)
+
+
+class _FirstDerivativeOnly(torch.autograd.Function):
+    """Passes gradients on, and says what to do when they are to be differentiated once more."""
+
+    @staticmethod
+    def forward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG004
+        return tuple(grad.view_as(grad) for grad in grads)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:  # noqa: ARG004
+        raise NotImplementedError(
+            "the linear-memory gaussian has first derivatives only; for second derivatives use "
+            "nonlocal_nn.ops.reference.gaussian (it holds the queries x keys matrix) or the dot_product or concatenation form"
+        )
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    theta, phi, g, y, row_max, row_sum = ctx.saved_tensors
+    want_theta, want_phi, want_g, _ = ctx.needs_input_grad
+    dtype, work = theta.dtype, row_max.dtype
+    theta, phi, g, y = theta.to(work), phi.to(work), g.to(work), y.to(work)
+    dtheta = torch.zeros_like(theta) if want_theta else None
+    dphi = torch.zeros_like(phi) if want_phi else None
+    dg = torch.zeros_like(g) if want_g else None
+    u = dy.to(work) / row_sum
+    u_dot_y = (u * y).sum(dim=2, keepdim=True)
+    first, second = _Buffer(theta, phi.shape[1]), _Buffer(theta, phi.shape[1])
+    for some, rows in _plan(theta, phi):
+        shape = (some.stop - some.start, rows.stop - rows.start)
+        p = first.take(*shape)
+        torch.bmm(theta[some, rows] * ctx.scale, phi[some].transpose(1, 2), out=p)
+        p.sub_(row_max[some, rows]).exp_()
+        if dg is not None:
+            dg[some].baddbmm_(p.transpose(1, 2), u[some, rows])
+        if dtheta is None and dphi is None:
+            continue
+        dl = second.take(*shape)
+        torch.bmm(u[some, rows], g[some].transpose(1, 2), out=dl)
+        dl.sub_(u_dot_y[some, rows]).mul_(p)
+        if dtheta is not None:
+            dtheta[some, rows] = torch.bmm(dl, phi[some]).mul_(ctx.scale)
+        if dphi is not None:
+            dphi[some].baddbmm_(dl.transpose(1, 2), theta[some, rows], alpha=ctx.scale)
+    dtheta, dphi, dg = (None if grad is None else grad.to(dtype) for grad in (dtheta, dphi, dg))
+    return dtheta, dphi, dg
