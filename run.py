@@ -17,16 +17,23 @@ if sys.version_info < (3, 11):  # noqa: UP036  (this file still parses on old Py
 import argparse
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, NoReturn
+
+Say = Callable[[str], None]
+Install = Callable[[Path, str, Say], None]
 
 ROOT = Path(__file__).resolve().parent
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+# Not sys.executable, which may be the one in .venv: that one goes when .venv is made anew.
+BASE_PYTHON = getattr(sys, "_base_executable", None) or sys.executable
 LEVELS = ("demo", "dev")  # each level holds all packages of the one before it
 
 HELP = """\
@@ -59,14 +66,14 @@ def fingerprint(root: Path) -> dict[str, str]:
     for path in [root / "pyproject.toml", *sorted((root / "requirements").glob("*.txt"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return {
-        "python": f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}",
+        "python": f"{sys.implementation.name} {VERSION}",
         "files": digest.hexdigest(),
         "place": str(root),  # scripts in .venv hold absolute paths: a moved project needs a new .venv
     }
 
 
 def venv_program(root: Path, name: str) -> Path:
-    windows = os.name == "nt"
+    windows = sys.platform == "win32"
     return root / ".venv" / ("Scripts" if windows else "bin") / (name + ".exe" if windows else name)
 
 
@@ -99,7 +106,7 @@ def is_ready(root: Path, level: str) -> bool:
 
 
 @contextlib.contextmanager
-def lock(root: Path, say=print):
+def lock(root: Path, say: Say = print) -> Iterator[None]:
     """One set-up at a time. The system frees the lock when its holder ends, however it ends.
 
     Programs that the holder starts share the lock: where run.py alone is killed, the pip or uv that it left
@@ -117,10 +124,10 @@ def lock(root: Path, say=print):
             _unlock(handle)
 
 
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
 
-    def _try_lock(handle) -> bool:
+    def _try_lock(handle: IO[bytes]) -> bool:
         handle.seek(0)
         try:
             msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
@@ -128,29 +135,29 @@ if os.name == "nt":
             return False
         return True
 
-    def _unlock(handle) -> None:
+    def _unlock(handle: IO[bytes]) -> None:
         handle.seek(0)
         msvcrt.locking(handle.fileno(), msvcrt.LK_UNLCK, 1)
 
 else:
     import fcntl
 
-    def _try_lock(handle) -> bool:
+    def _try_lock(handle: IO[bytes]) -> bool:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
-    def _unlock(handle) -> None:
+    def _unlock(handle: IO[bytes]) -> None:
         fcntl.flock(handle, fcntl.LOCK_UN)
 
 
-def ensure(root: Path, level: str, install=None, say=print) -> bool:
+def ensure(root: Path, level: str, install: Install | None = None, say: Say = print) -> bool:
     """Make `.venv` hold the packages of `level`; True where it had to do something.
 
-    The stamp says "installing" before the first change and "ready" after the last, so a call that was killed
-    half-way is known by its stamp: what it left is thrown away, as no one can tell which files of it are whole.
+    The stamp says "installing" before the first change and "ready" after the last, so a call that was cut off
+    is known by its stamp: what it left is thrown away, as no one can tell which files are whole.
     """
     install = install or install_packages
     if is_ready(root, level):
@@ -196,66 +203,59 @@ def reason_to_rebuild(root: Path, stamp: dict[str, str], target: dict[str, str])
     return ""
 
 
-def install_packages(root: Path, level: str, say=print) -> None:
-    """Make a virtual environment; install uv, `requirements/<level>.txt` and this project (editable) in it."""
+def install_packages(root: Path, level: str, say: Say = print) -> None:
+    """A virtual environment; in it uv, the packages of `requirements/<level>.txt` and this project."""
     python, uv = venv_program(root, "python"), venv_program(root, "uv")
-    say(f"run.py: setting up {root / '.venv'} (needed once; torch makes it a few GB)")
+    listed = root / "requirements" / f"{level}.txt"
+    count = sum(line[:1].isalnum() for line in listed.read_text(encoding="utf-8").splitlines())
+    say(f"run.py: setting up {root / '.venv'} (torch makes it a few GB)")
     say("run.py: 1/3 a virtual environment with uv")
     if not python.exists():
         make_venv(root / ".venv")
-    requirements = root / "requirements"
-    pip = pip_command(python)
     options = ["--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps"]
-    call([*pip, "install", *options, "-r", str(requirements / "uv.txt")], "installing uv")
+    uv_file = str(root / "requirements" / "uv.txt")
+    call([*pip_command(python), "install", *options, "-r", uv_file], "installing uv")
 
-    environment = {**child_environment(), "VIRTUAL_ENV": str(root / ".venv")}
-    environment.pop("UV_SYSTEM_PYTHON", None)
-    uv_options = ["--python", str(python)] + ([] if uv_cache_is_writable() else ["--no-cache"])
-    count = sum(line[:1].isalnum() for line in (requirements / f"{level}.txt").read_text().splitlines())
+    options = ["--python", str(python)]
+    if not uv_cache_is_writable():
+        options.append("--no-cache")
+    if not sys.stderr.isatty():
+        options.append("--quiet")  # at a terminal uv shows how far it is
     say(f"run.py: 2/3 the packages of requirements/{level}.txt (up to {count}, checked by hash)")
-    listed = str(requirements / f"{level}.txt")
-    call(
-        [str(uv), "pip", "sync", "--quiet", "--require-hashes", *uv_options, listed],
-        "installing the packages",
-        environment,
-    )
+    sync = [str(uv), "pip", "sync", "--require-hashes", *options, str(listed)]
+    call(sync, "installing the packages")
     say("run.py: 3/3 this project")
     # No build isolation: setuptools is among the packages above, so that nothing is fetched without a hash.
     editable = [
+        str(uv),
         "pip",
         "install",
-        "--quiet",
         "--no-deps",
         "--no-build-isolation",
-        *uv_options,
+        *options,
         "--editable",
         str(root),
     ]
-    call([str(uv), *editable], "installing this project", environment)
+    call(editable, "installing this project")
 
 
 def make_venv(folder: Path) -> None:
     """Like `python -m venv`; without pip inside where this Python has none to put there (Debian's way)."""
-    for module in ("venv", "ensurepip"):
-        if importlib.util.find_spec(module) is None and (module == "venv" or not outer_pip_works()):
-            raise SetupError(no_pip_message(module))
-    base = [sys.executable, "-m", "venv", str(folder)]
-    if importlib.util.find_spec("ensurepip") is None:
-        base.append("--without-pip")
-    made = subprocess.run(base, capture_output=True, text=True, check=False)
-    if made.returncode == 0:
-        return
-    if "--without-pip" not in base and outer_pip_works():
-        call([*base, "--without-pip", "--clear"], "making .venv")
-        return
-    raise SetupError(
-        f"{no_pip_message('ensurepip')}\nWhat Python said: {(made.stdout + made.stderr).strip()[-600:]}"
-    )
+    command = [BASE_PYTHON, "-m", "venv", str(folder)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode and outer_pip_works():
+        made = subprocess.run([*command, "--without-pip"], capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise SetupError(
+            f"This Python ({BASE_PYTHON}) cannot make a virtual environment.\n"
+            f"On Debian or Ubuntu: sudo apt-get install python{VERSION}-venv; elsewhere: a whole Python.\n"
+            f"What it said: {(made.stdout + made.stderr).strip()[-600:]}"
+        )
 
 
 def outer_pip_works() -> bool:
     """True where the Python that runs this file has a pip that can install elsewhere (22.3 or newer)."""
-    ask = [sys.executable, "-m", "pip", "--python", sys.executable, "--version"]
+    ask = [BASE_PYTHON, "-m", "pip", "--python", BASE_PYTHON, "--version"]
     return subprocess.run(ask, capture_output=True, check=False).returncode == 0
 
 
@@ -263,20 +263,12 @@ def pip_command(python: Path) -> list[str]:
     inner = [str(python), "-m", "pip"]
     if subprocess.run([*inner, "--version"], capture_output=True, check=False).returncode == 0:
         return inner
-    return [sys.executable, "-m", "pip", "--python", str(python)]
-
-
-def no_pip_message(module: str) -> str:
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return (
-        f"This Python ({sys.executable}) cannot make a virtual environment: it lacks `{module}`.\n"
-        f"On Debian or Ubuntu: sudo apt-get install python{version}-venv    Elsewhere: install Python whole."
-    )
+    return [BASE_PYTHON, "-m", "pip", "--python", str(python)]
 
 
 def uv_cache_is_writable() -> bool:
     """Where the home folder is read-only, uv has to do without its cache."""
-    default = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    default = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
     folder = Path(os.environ.get("UV_CACHE_DIR") or Path(default or Path("~/.cache").expanduser()) / "uv")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -290,16 +282,14 @@ def uv_cache_is_writable() -> bool:
 
 def child_environment() -> dict[str, str]:
     """This process's environment, less what would make the child another Python or slow its every start."""
-    drop = {"PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "__PYVENV_LAUNCHER__"}
+    drop = {"PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "__PYVENV_LAUNCHER__", "UV_SYSTEM_PYTHON"}
     return {key: value for key, value in os.environ.items() if key not in drop}
 
 
-def call(command: list[str], doing: str, environment: dict[str, str] | None = None) -> None:
+def call(command: list[str], doing: str) -> None:
     try:
-        # close_fds=False hands on the lock, see there
-        code = subprocess.run(
-            command, env=environment or child_environment(), close_fds=False, check=False
-        ).returncode
+        # close_fds=False lets it share the lock, see there
+        code = subprocess.run(command, env=child_environment(), close_fds=False, check=False).returncode
     except OSError as error:
         raise SetupError(f"{doing} failed: {error}") from error
     if code:
@@ -313,30 +303,23 @@ def call(command: list[str], doing: str, environment: dict[str, str] | None = No
 
 
 def demo(root: Path, rest: list[str]) -> int:
-    return run_step([str(venv_program(root, "nonlocal")), "demo", *rest], root)
+    become([str(venv_program(root, "nonlocal")), "demo", *rest], root, child_environment())
 
 
 def test(root: Path, rest: list[str]) -> int:
     environment, workers = child_environment(), []
-    if (
-        not rest
-    ):  # all: side by side, one thread each, since torch's own threads would fight over the same cores
+    if not rest:
+        # All of them, side by side: one thread each, since torch's own would fight over the same cores.
         workers = ["-n", str(max(1, min(4, os.cpu_count() or 1)))]
         environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    return run_step([str(venv_program(root, "python")), "-m", "pytest", *workers, *rest], root, environment)
+    become([str(venv_program(root, "python")), "-m", "pytest", *workers, *rest], root, environment)
 
 
 def bench(root: Path, rest: list[str]) -> int:
-    scripts = {
-        path.stem: path
-        for path in sorted((root / "benchmarks").glob("*.py"))
-        if not path.stem.startswith("_")
-    }
+    files = sorted((root / "benchmarks").glob("*.py"))
+    scripts = {file.stem: file for file in files if not file.stem.startswith("_")}
     if rest and rest[0] not in scripts:
-        print(
-            f"run.py bench: no benchmarks/{rest[0]}.py; there are: {', '.join(scripts) or 'none'}",
-            file=sys.stderr,
-        )
+        print(f"run.py bench: no benchmarks/{rest[0]}.py; there is: {', '.join(scripts)}", file=sys.stderr)
         return 2
     chosen = [(scripts[rest[0]], rest[1:])] if rest else [(path, []) for path in scripts.values()]
     python = str(venv_program(root, "python"))
@@ -378,15 +361,24 @@ def run_steps(root: Path, command: str, steps: dict[str, list[str]], rest: list[
     return 1 if failed else 0
 
 
-def run_step(step: list[str], root: Path, environment: dict[str, str] | None = None) -> int:
-    """Run in the project's folder. Ctrl-C reaches the child, which ends in its own way."""
-    process = subprocess.Popen(step, cwd=root, env=environment or child_environment())
+def run_step(step: list[str], root: Path) -> int:
+    """Run in the project's folder and wait. Ctrl-C reaches the program too, which ends in its own way."""
+    process = subprocess.Popen(step, cwd=root, env=child_environment())
     while True:
         try:
             code = process.wait()
             return code if code >= 0 else 128 - code
         except KeyboardInterrupt:
-            continue  # the terminal has sent it to the child too
+            continue
+
+
+def become(program: list[str], root: Path, environment: dict[str, str]) -> NoReturn:
+    """The last thing run.py does: it turns into the program, so that every signal reaches that."""
+    sys.stdout.flush()
+    os.chdir(root)
+    if sys.platform == "win32":  # where exec gives the terminal back before the program ends
+        sys.exit(subprocess.run(program, env=environment, check=False).returncode)
+    os.execve(program[0], program, environment)
 
 
 COMMANDS = {

@@ -1,7 +1,7 @@
 """What all tests share: the files to test on, seeds, threads, and hypothesis' settings.
 
-Shapes are checked too: `--jaxtyping-packages` in pyproject.toml makes every call of an annotated function of the operators,
-blocks and models compare its tensors with the shapes that its signature draws.
+Shapes are checked too: `--jaxtyping-packages` in pyproject.toml makes every call of an annotated function of
+the operators, blocks and models compare its tensors with the shapes that its signature draws.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-# Before torch is imported. Its threads would fight with those of the other workers (pytest -n) over the same cores.
+# Before torch is imported: its threads would fight with those of the other workers (pytest -n).
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
@@ -26,7 +26,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def _shared_folder(name: str) -> Path:
     folder = SHARED / name
     if not folder.is_dir():
-        pytest.skip(f"no real files at ../shared/{name}; the same behaviour is tested on files that the tests make")
+        pytest.skip(f"no real files at ../shared/{name}; other tests show the same on files that they make")
     return folder
 
 
@@ -48,5 +48,5 @@ def _same_seed_for_every_test() -> None:
     import torch
 
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002  (what libraries under test may draw from)
+    np.random.seed(0)
     torch.manual_seed(0)
