@@ -1,4 +1,4 @@
-"""Which positions look at which: spans and temporal groups as a reshape of feature maps, and positions by number.
+"""Which positions look at which: spans and temporal groups as a reshape, and positions by number.
 
 >>> import torch
 >>> x = torch.arange(2 * 4 * 3 * 3).view(1, 2, 4, 3, 3)
@@ -21,13 +21,13 @@ SPANS: tuple[Span, ...] = ("spacetime", "space", "time")
 
 @dataclass(frozen=True)
 class Grouping:
-    """Positions of a group see each other and nothing else (Table 2d; the released long-clip models' groups of 4 frames).
+    """Positions of a group see each other and nothing else (Table 2d).
 
-    >>> Grouping("time", 1).split(torch.zeros(1, 2, 4, 3, 3)).shape  # each of 9 places by itself, across 4 frames
+    >>> Grouping("time", 1).split(torch.zeros(1, 2, 4, 3, 3)).shape  # 9 places, each across 4 frames
     torch.Size([9, 4, 2])
 
-    span "spacetime": all positions of `temporal_groups` contiguous runs of frames; "space": each frame; "time": each place across the
-    frames of its run. Maps without a time axis (dims 1 and 2) are one group.
+    span "spacetime": all positions of `temporal_groups` contiguous runs of frames; "space": each frame;
+    "time": each place across the frames of its run. Maps without a time axis (dims 1 and 2) are one group.
     """
 
     span: Span
@@ -41,22 +41,18 @@ class Grouping:
         """
         if frames % self.temporal_groups:
             raise ValueError(
-                f"{frames} frames do not divide into temporal_groups={self.temporal_groups}; give a clip whose "
-                "frames at this block are a multiple of it"
+                f"{frames} frames do not divide into temporal_groups={self.temporal_groups}; "
+                "give a clip whose frames at this block are a multiple of it"
             )
         return 1 if self.span == "space" else frames // self.temporal_groups
 
     def split(self, x: Tensor) -> Tensor:
-        """(batch, channels, *positions) -> (batch * groups, positions of a group, channels), a view where it can be."""
+        """(batch, channels, *positions) -> (batch * groups, positions of a group, channels)."""
         batch, channels, *shape = x.shape
         if len(shape) < 3 or (self.span == "spacetime" and self.temporal_groups == 1):
             return x.flatten(2).transpose(1, 2)
         run = self.frames_per_group(shape[0])
-        x = (
-            x.view(batch, channels, shape[0] // run, run, -1)
-            if x.is_contiguous()
-            else x.reshape(batch, channels, shape[0] // run, run, shape[1] * shape[2])
-        )
+        x = x.reshape(batch, channels, shape[0] // run, run, shape[1] * shape[2])
         if self.span == "time":
             return x.permute(0, 2, 4, 3, 1).reshape(-1, run, channels)
         return x.permute(0, 2, 3, 4, 1).reshape(-1, run * shape[1] * shape[2], channels)
@@ -75,7 +71,7 @@ class Grouping:
         return y.reshape(batch, channels, *shape)
 
     def group_numbers(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
-        """The group of every position of the grid, flat in order, comparable between query and key grids of one map."""
+        """The group of every position of a grid of `shape`, flat, in order."""
         if len(shape) < 3:
             return torch.zeros(prod(shape), dtype=torch.long, device=device)
         run = self.frames_per_group(shape[0])
@@ -87,7 +83,7 @@ class Grouping:
 
 
 def flat_positions(queries: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Flat numbers of the positions given as flat numbers (queries,) or as coordinates (queries, dims) in a grid of `shape`.
+    """Flat numbers (queries,) of positions given so or as coordinates (queries, dims) in a grid of `shape`.
 
     >>> flat_positions(torch.tensor([[1, 2], [0, 3]]), (2, 4))
     tensor([6, 3])
@@ -107,7 +103,8 @@ def flat_positions(queries: Tensor, shape: tuple[int, ...]) -> Tensor:
         flat = queries.long()
     else:
         raise ValueError(
-            f"queries must be (queries,) flat positions or (queries, {len(shape)}) coordinates, got shape {tuple(queries.shape)}"
+            f"queries must be (queries,) flat positions or (queries, {len(shape)}) coordinates, "
+            f"got shape {tuple(queries.shape)}"
         )
     if outside.any():
         raise ValueError(

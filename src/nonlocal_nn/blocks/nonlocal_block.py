@@ -43,8 +43,9 @@ class NonLocalBlock(nn.Module):
     >>> block.inner_channels, tuple(block.theta.weight.shape)
     (512, (512, 1024, 1, 1, 1))
 
-    Symbols of the paper are names here: theta, phi, g and W_z are 1x1 convolutions; `w_f` is concatenation's vector. theta, phi and g
-    have biases (zero at the start). W_z has one without a norm only: with one, it would be part of the norm's shift.
+    Symbols of the paper are names here: theta, phi, g and W_z are 1x1 convolutions; `w_f` is concatenation's
+    vector. theta, phi and g have biases (zero at the start). W_z has one without a norm only: with one, it
+    would be part of the norm's shift.
 
     Args:
         channels: of x.
@@ -55,15 +56,20 @@ class NonLocalBlock(nn.Module):
             "dot_product"        theta_i . phi_j,      C = N           (Eq. 4; N is the number of keys)
             "concatenation"      ReLU(w_f . [theta_i, phi_j]), C = N   (Eq. 5)
         dims: 1 (positions), 2 (height, width) or 3 (frames, height, width).
-        subsample: keys come from a max-pooled map, 2x2 in space, never in time (dims=1: pooled by 2). Span "time" compares a place with
-            itself, so there is no space to pool and this does not apply there.
-        subsample_at: "embedding" pools phi(x) and g(x) (the paper); "input" pools x before both (the released code).
-        span: "spacetime", "space" (each frame by itself) or "time" (each place across frames); Table 2d. dims=3 only.
-        temporal_groups: so many contiguous runs of frames, each seeing itself alone (released long-clip models). dims=3 only.
-        scale: multiply theta_i . phi_j by inner_channels ** -0.5, as the released code does for embedded_gaussian (gaussian:
-            channels ** -0.5, the length of its vectors). Not for concatenation, which has no product to scale.
-        norm: "batch": batch norm after W_z, its gamma starting at zero. "frozen": the same with everything fixed, for weights that
-            are loaded; gamma is zero until then. None: W_z and its bias start at zero.
+        subsample: keys come from a max-pooled map, 2x2 in space, never in time (dims=1: pooled by 2). Span
+            "time" compares a place with itself, so there is no space to pool and this does not apply there.
+        subsample_at: "embedding" pools phi(x) and g(x) (the paper); "input" pools x before both (the released
+            code).
+        span: "spacetime", "space" (each frame by itself) or "time" (each place across frames); Table 2d.
+            dims=3 only.
+        temporal_groups: so many contiguous runs of frames, each seeing itself alone (released long-clip
+            models). dims=3 only.
+        scale: multiply theta_i . phi_j by inner_channels ** -0.5, as the released code does for
+            embedded_gaussian (gaussian: channels ** -0.5, the length of its vectors). Not for concatenation,
+            which has no product to scale.
+        norm: "batch": batch norm after W_z, its gamma starting at zero. "frozen": the same with everything
+            fixed, for weights that are loaded; gamma is zero until then. None: W_z and its bias start at
+            zero.
         init: "paper": He et al., normal with variance 2 / fan-in. "released": normal with deviation 0.01.
 
     A new block is the identity, whatever the options.
@@ -103,11 +109,12 @@ class NonLocalBlock(nn.Module):
             )
         if dims != 3 and (span != "spacetime" or temporal_groups != 1):
             raise ValueError(
-                f"a map of dims={dims} has no time axis: span={span!r}, temporal_groups={temporal_groups} need dims=3"
+                f"a map of dims={dims} has no time axis: span={span!r} and temporal_groups={temporal_groups} "
+                "need dims=3"
             )
         if span == "space" and temporal_groups != 1:
             raise ValueError(
-                f"span='space' keeps every frame by itself; temporal_groups={temporal_groups} has nothing to group"
+                f"span='space' keeps every frame by itself; temporal_groups={temporal_groups} groups nothing"
             )
         if scale and pairwise == "concatenation":
             raise ValueError("scale=True needs a product of theta and phi; pairwise='concatenation' has none")
@@ -160,21 +167,21 @@ class NonLocalBlock(nn.Module):
         torch.Size([2, 4, 9])
 
         Raises:
-            ValueError: for another rank or number of channels, a map too small to subsample, or frames that do not divide into
-                the temporal groups.
+            ValueError: for another rank or number of channels, a map too small to subsample, or frames that
+                do not divide into the temporal groups.
         """
         self._check(x)
         theta, phi, g = self._embed(x)
         split = self._grouping.split
         y = self._average(split(theta), split(phi), split(g))
-        z = self.W_z(self._grouping.join(y, x.shape[0], tuple(x.shape[2:])))
+        z: Tensor = self.W_z(self._grouping.join(y, x.shape[0], tuple(x.shape[2:])))
         if self.norm is not None:
             z = self.norm(z)
         return x + z
 
     @torch.no_grad()
     def affinity(
-        self, x: Float[Tensor, "batch channel *positions"], queries: Int[Tensor, "..."]
+        self, x: Float[Tensor, "batch channel *positions"], queries: Int[Tensor, "query ..."]
     ) -> Float[Tensor, "batch query key"]:
         """Rows of f(x_i, x_j) / C(x) for the chosen positions i: what each of them looks at.
 
@@ -183,9 +190,9 @@ class NonLocalBlock(nn.Module):
         >>> rows.shape, block.key_shape((2, 6, 6)), bool((rows.sum(dim=2) - 1).abs().max() < 1e-6)
         (torch.Size([1, 2, 18]), (2, 3, 3), True)
 
-        queries: flat positions (queries,) or coordinates (queries, dims) in x's grid. Keys are all positions of the key grid, see
-        `key_shape`, in order; those outside the query's span or group are 0. Only these rows are computed: memory is queries x
-        keys. No gradient is kept.
+        queries: flat positions (queries,) or coordinates (queries, dims) in x's grid. Keys are all positions
+        of the key grid, see `key_shape`, in order; those outside the query's span or group are 0. Only these
+        rows are computed: memory is queries x keys. No gradient is kept.
 
         Raises:
             ValueError: for an x that `forward` would refuse, or a query that is not a position of its grid.
@@ -222,7 +229,8 @@ class NonLocalBlock(nn.Module):
         space = position_shape[1:] if self.dims == 3 else position_shape
         if min(space) < 2:
             raise ValueError(
-                f"positions {tuple(position_shape)} are too few to subsample by 2 in space; use subsample=False"
+                f"a map of {tuple(position_shape)} positions is too small to subsample by 2 in space; "
+                "use subsample=False"
             )
         return (*position_shape[: self.dims - len(space)], *(size // 2 for size in space))
 
@@ -245,10 +253,10 @@ class NonLocalBlock(nn.Module):
         return theta.to(dtype), phi.to(dtype), g.to(dtype)
 
     def _scores(self, theta: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """a_i = theta_i . w_f[:inner] and b_j = phi_j . w_f[inner:], so that w_f . [theta_i, phi_j] = a_i + b_j."""
+        """w_f . [theta_i, phi_j] = a_i + b_j with a_i = theta_i . w_f[:inner], b_j = phi_j . w_f[inner:]."""
         assert self.w_f is not None
-        w_theta, w_phi = self.w_f.to(theta.dtype).split(self.inner_channels)
-        return theta @ w_theta, phi @ w_phi
+        w_f = self.w_f.to(theta.dtype)
+        return theta @ w_f[: self.inner_channels], phi @ w_f[self.inner_channels :]
 
     def _average(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
         if self.w_f is not None:
@@ -271,8 +279,9 @@ class NonLocalBlock(nn.Module):
         else:
             keys = "max-pooled phi and g" if self.subsample_at == "embedding" else "max-pooled x"
         groups = f" in {self.temporal_groups} runs of frames" if self.temporal_groups > 1 else ""
+        channels = f"{self.channels} -> {self.inner_channels} -> {self.channels}"
         return (
-            f"{self.channels} -> {self.inner_channels} -> {self.channels}, {self.pairwise}: z_i = {z}, y_i = {y}\n"
+            f"{channels}, {self.pairwise}: z_i = {z}, y_i = {y}\n"
             f"dims={self.dims}, span={self.span}{groups}, keys: {keys}"
         )
 

@@ -1,4 +1,4 @@
-"""Batch normalisation with everything fixed, as the paper fine-tunes its long-clip and Charades models (section 4.1).
+"""Batch normalisation with everything fixed: how the paper fine-tunes on long clips and on Charades.
 
 >>> import torch
 >>> bn = torch.nn.BatchNorm3d(4).eval()
@@ -17,13 +17,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class FrozenBatchNorm(nn.Module):
-    """y = weight (x - running_mean) / sqrt(running_var + eps) + bias for each channel, with nothing to learn or to update.
+    """y = weight (x - running_mean) / sqrt(running_var + eps) + bias, with nothing to learn or to update.
 
     >>> FrozenBatchNorm(2)(torch.ones(1, 2, 1)).flatten().tolist()  # mean 0, variance 1, eps 1e-5
     [0.9999949932098389, 0.9999949932098389]
 
-    x is (batch, channels, ...) of any rank. The four vectors are buffers under batch norm's own names, so that the state dict of a
-    trained batch norm loads into it (its num_batches_tracked is left out).
+    x is (batch, channels, ...) of any rank. The four vectors are buffers under batch norm's own names, so
+    that the state dict of a trained batch norm loads into it (its num_batches_tracked is left out).
     """
 
     weight: Tensor
@@ -48,7 +48,7 @@ class FrozenBatchNorm(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         state_dict.pop(prefix + "num_batches_tracked", None)
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         """Channels and eps, as batch norm prints them."""
@@ -62,8 +62,8 @@ def freeze_batch_norm(module: nn.Module) -> nn.Module:
     >>> type(net[1]).__name__, [name for name, _ in net.named_parameters()]
     ('FrozenBatchNorm', ['0.weight', '0.bias'])
 
-    Outputs equal those of the module in eval mode. A batch norm given directly is not changed: its frozen equal is returned.
-    One that is used at several places stays one.
+    Outputs equal those of the module in eval mode. A batch norm given directly is not changed: its frozen
+    equal is returned. One that is used at several places stays one.
 
     Raises:
         ValueError: for a batch norm without running statistics, naming it.
@@ -87,8 +87,8 @@ def _frozen(module: nn.Module, name: str, done: dict[nn.Module, nn.Module]) -> n
 def _equal(norm: _BatchNorm, name: str) -> FrozenBatchNorm:
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError(
-            f"batch norm {name or type(norm).__name__!r} keeps no running statistics (track_running_stats=False), "
-            "so there is nothing to freeze it to"
+            f"batch norm {name or type(norm).__name__!r} keeps no running statistics "
+            "(track_running_stats=False), so there is nothing to freeze it to"
         )
     frozen = FrozenBatchNorm(norm.num_features, norm.eps).to(norm.running_mean)
     frozen.running_mean.copy_(norm.running_mean)

@@ -7,6 +7,8 @@ torch.float32
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -51,7 +53,7 @@ def check_embeddings(theta: Tensor, phi: Tensor, g: Tensor | None = None) -> Non
 
 
 def check_scores(a: Tensor, b: Tensor, g: Tensor | None = None) -> None:
-    """a (batch, queries), b (batch, keys) and g (batch, keys, channels) fit together.
+    """Scores a (batch, queries), b (batch, keys) and g (batch, keys, channels) fit together.
 
     Raises:
         ValueError: with all the shapes, when they do not, or when there is no key to look at.
@@ -69,3 +71,8 @@ def check_scores(a: Tensor, b: Tensor, g: Tensor | None = None) -> None:
     if b.shape[1] == 0:
         raise ValueError(f"at least one key is needed to average over, got {shapes}")
     _check_kind(**tensors)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast off on the device; on "meta", which has shapes alone and knows no autocast, nothing."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)

@@ -1,16 +1,18 @@
 """sum_j ReLU(a_i + b_j) g_j for every i without the N x N matrix, by sorting: O(N log N + N d).
 
-As a function of a the sum is piecewise linear with corners at t = -b. Let t_1 <= t_2 <= ... be the sorted corners, g in their order:
+As a function of a the sum is piecewise linear with corners at t = -b. Let t_1 <= t_2 <= ... be the sorted
+corners, g in their order:
 
     step_k  = sum_{j<=k} g_j                    (the slope after corner k)
     hinge_k = sum_{j<=k} (t_k - t_j) g_j        (the value at corner k)
     y(a)    = hinge_k + (a - t_k) step_k        with k the last corner below a; 0 if there is none
 
-Every weight here is a difference of corners and not negative, so nothing large is subtracted from anything large, however
-far a and b lie apart (a step_k + sum b_j g_j, the obvious form, cancels). Inside blocks of corners the sums over j are small
-triangular matrix products; from block to block they are carried in float64:
+Every weight here is a difference of corners and not negative, so nothing large is subtracted from anything
+large, however far a and b lie apart (a step_k + sum b_j g_j, the obvious form, cancels). Inside blocks of
+corners the sums over j are small triangular matrix products; from block to block they are carried in float64:
 
-    S_next = S + sum_block g_j,   H_next = H + (T_next - T) S + sum_block (T_next - t_j) g_j     (T: the block's first corner)
+    S_next = S + sum_block g_j
+    H_next = H + (T_next - T) S + sum_block (T_next - t_j) g_j        (T: a block's first corner)
 
 The gradients have the same form with the roles of a and b exchanged, so they can be differentiated again.
 """
@@ -23,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nonlocal_nn.ops.checks import working_dtype
+from nonlocal_nn.ops.checks import without_autocast, working_dtype
 
 BLOCK = 32  # corners in a block: N * BLOCK numbers of triangular weights
 CHUNK_BYTES = 64 * 2**20  # of g handled at once: channels are independent of each other
@@ -32,7 +34,8 @@ CHUNK_BYTES = 64 * 2**20  # of g handled at once: channels are independent of ea
 def hinge_and_step_sums(a: Tensor, b: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """(sum_j ReLU(a_i + b_j) g_j, sum_j [a_i + b_j > 0] g_j), each (batch, queries, channels), in g's dtype.
 
-    >>> hinge, step = hinge_and_step_sums(torch.tensor([[1.0]]), torch.tensor([[3.0, -2.0]]), torch.tensor([[[1.0], [5.0]]]))
+    >>> a, b, g = torch.tensor([[1.0]]), torch.tensor([[3.0, -2.0]]), torch.tensor([[[1.0], [5.0]]])
+    >>> hinge, step = hinge_and_step_sums(a, b, g)
     >>> hinge.item(), step.item()
     (4.0, 1.0)
     """
@@ -54,7 +57,8 @@ def hinge_and_step_sums(a: Tensor, b: Tensor, g: Tensor) -> tuple[Tensor, Tensor
     width = max(16, CHUNK_BYTES // max(1, batch * keys * corners.element_size()))
     for first in range(0, channels, width):
         part = slice(first, first + width)
-        hinge_k, step_k = _sums_at_corners(corners, order, g[:, :, part])
+        with without_autocast(g.device):
+            hinge_k, step_k = _sums_at_corners(corners, order, g[:, :, part])
         index = last[:, :, None].expand(-1, -1, hinge_k.shape[2])
         slope = step_k.gather(1, index)
         hinge[:, :, part] = hinge_k.gather(1, index).addcmul_(slope, rest)

@@ -1,4 +1,4 @@
-"""Eq. 1 of the paper, exact, without the queries x keys matrix: memory grows with N, not N^2, forward and backward.
+"""Eq. 1 of the paper, exact, without the queries x keys matrix: memory linear in N, forward and backward.
 
 >>> import torch
 >>> from nonlocal_nn.ops import reference
@@ -6,16 +6,16 @@
 >>> torch.allclose(gaussian(theta, phi, g), reference.gaussian(theta, phi, g), atol=1e-6)
 True
 
-Same names, arguments and results as `nonlocal_nn.ops.reference`. Half precisions are summed in float32, also under autocast.
+Same names, arguments and results as `nonlocal_nn.ops.reference`. Half precisions are summed in float32, also
+under autocast.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from nonlocal_nn._typing import Float
-from nonlocal_nn.ops.checks import check_embeddings, check_scores, working_dtype
+from nonlocal_nn.ops.checks import check_embeddings, check_scores, without_autocast, working_dtype
 from nonlocal_nn.ops.hinge_sums import HingeSum
 from nonlocal_nn.ops.softmax_rows import SoftmaxAverage
 
@@ -26,18 +26,20 @@ def gaussian(
     g: Float[Tensor, "batch key channel"],
     scale: float = 1.0,
 ) -> Float[Tensor, "batch query channel"]:
-    """y_i = sum_j softmax_j(scale theta_i . phi_j) g_j (Eq. 1 with Eqs. 2 and 3), a few query rows at a time.
+    """y_i = sum_j softmax_j(scale theta_i . phi_j) g_j (Eqs. 1 to 3), a few query rows at a time.
 
-    >>> gaussian(torch.randn(1, 5, 3), torch.randn(1, 4, 3), torch.ones(1, 4, 2)).allclose(torch.ones(1, 5, 2))
+    >>> import torch
+    >>> theta, phi = torch.randn(1, 5, 3), torch.randn(1, 4, 3)
+    >>> gaussian(theta, phi, torch.ones(1, 4, 2)).allclose(torch.ones(1, 5, 2))  # weights sum to one
     True
 
-    The backward pass recomputes the rows. Second derivatives raise NotImplementedError when they are asked for.
+    The backward pass recomputes the rows. Second derivatives raise NotImplementedError.
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
     """
     check_embeddings(theta, phi, g)
-    with torch.autocast(theta.device.type, enabled=False):
+    with without_autocast(theta.device):
         y: Tensor = SoftmaxAverage.apply(theta, phi, g, scale)
     return y
 
@@ -47,13 +49,15 @@ def dot_product(
     phi: Float[Tensor, "batch key d"],
     g: Float[Tensor, "batch key channel"],
 ) -> Float[Tensor, "batch query channel"]:
-    """y_i = 1/N sum_j (theta_i . phi_j) g_j (Eq. 1 with Eq. 4) as theta (phi^T g) / N, or (theta phi^T) g / N if that is less work.
+    """y_i = 1/N sum_j (theta_i . phi_j) g_j (Eqs. 1 and 4), the products in the cheaper order.
 
+    >>> import torch
     >>> dot_product(torch.ones(1, 1, 3), torch.ones(1, 2, 3), torch.tensor([[[1.0], [3.0]]]))
     tensor([[[6.]]])
 
-    The second bracket is chosen where queries keys (d + channels) < (queries + keys) d channels. Its matrix is then smaller than
-    the inputs, as queries keys < (queries + keys) min(d, channels): memory is linear either way.
+    theta (phi^T g) / N has no queries x keys matrix. (theta phi^T) g / N is used where it is less work, that
+    is queries keys (d + channels) < (queries + keys) d channels. Its matrix is then smaller than the inputs,
+    as queries keys < (queries + keys) min(d, channels). Memory is linear either way.
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
@@ -61,7 +65,7 @@ def dot_product(
     check_embeddings(theta, phi, g)
     queries, keys, d, channels = theta.shape[1], phi.shape[1], theta.shape[2], g.shape[2]
     dtype, work = theta.dtype, working_dtype(theta.dtype)
-    with torch.autocast(theta.device.type, enabled=False):
+    with without_autocast(theta.device):
         theta, phi, g = theta.to(work), phi.to(work), g.to(work)
         if queries * keys * (d + channels) < (queries + keys) * d * channels:
             y = ((theta @ phi.transpose(1, 2)) / keys) @ g
@@ -75,8 +79,9 @@ def concatenation(
     b: Float[Tensor, "batch key"],
     g: Float[Tensor, "batch key channel"],
 ) -> Float[Tensor, "batch query channel"]:
-    """y_i = 1/N sum_j ReLU(a_i + b_j) g_j (Eq. 1 with Eq. 5) by sorting b: O(N log N + N channels).
+    """y_i = 1/N sum_j ReLU(a_i + b_j) g_j (Eqs. 1 and 5) by sorting b: O(N log N + N channels).
 
+    >>> import torch
     >>> concatenation(torch.tensor([[1.0]]), torch.tensor([[3.0, -2.0]]), torch.tensor([[[1.0], [5.0]]]))
     tensor([[[2.]]])
 
@@ -87,6 +92,6 @@ def concatenation(
     """
     check_scores(a, b, g)
     work = working_dtype(g.dtype)
-    with torch.autocast(g.device.type, enabled=False):
+    with without_autocast(g.device):
         total: Tensor = HingeSum.apply(a.to(work), b.to(work), g.to(work))
         return (total / b.shape[1]).to(g.dtype)

@@ -1,14 +1,15 @@
-"""Eq. 1 of the paper as it is written: y_i = 1/C(x) sum_j f(x_i, x_j) g(x_j), with the whole queries x keys matrix in memory.
+"""Eq. 1 of the paper as it is written, y_i = 1/C(x) sum_j f(x_i, x_j) g(x_j), with all of f in memory.
 
 >>> import torch
 >>> theta, phi, g = torch.randn(1, 5, 3), torch.randn(1, 4, 3), torch.randn(1, 4, 2)
 >>> torch.equal(gaussian(theta, phi, g), gaussian_affinity(theta, phi) @ g)
 True
 
-This is the oracle that the fast forms in `nonlocal_nn.ops.pairwise` are tested against, and, given a few chosen query rows,
-the way to look at f/C itself. Every function takes plain tensors:
+This is the oracle that the fast forms in `nonlocal_nn.ops.pairwise` are tested against, and, given a few
+chosen query rows, the way to look at f/C itself. Every function takes plain tensors:
 
-    theta (batch, queries, d)   phi (batch, keys, d)   g (batch, keys, channels)   a (batch, queries)   b (batch, keys)
+    theta (batch, queries, d)   phi (batch, keys, d)   g (batch, keys, channels)
+    a (batch, queries)          b (batch, keys)
 
 A `mask` (queries, keys) names the keys that a query sees; the others get weight 0 and do not count in C(x).
 """
@@ -28,7 +29,7 @@ def gaussian_affinity(
     scale: float = 1.0,
     mask: Bool[Tensor, "query key"] | None = None,
 ) -> Float[Tensor, "batch query key"]:
-    """f = exp(scale theta_i . phi_j), C = sum_j f (Eqs. 2 and 3): a softmax over the keys.
+    """Softmax over the keys: f = exp(scale theta_i . phi_j), C = sum_j f (Eqs. 2 and 3).
 
     >>> gaussian_affinity(torch.randn(1, 5, 3), torch.randn(1, 4, 3)).sum(dim=2).allclose(torch.ones(1, 5))
     True
@@ -48,7 +49,7 @@ def dot_product_affinity(
     phi: Float[Tensor, "batch key d"],
     mask: Bool[Tensor, "query key"] | None = None,
 ) -> Float[Tensor, "batch query key"]:
-    """f = theta_i . phi_j, C = N, the number of keys (Eq. 4).
+    """Products over N: f = theta_i . phi_j, C = N, the number of keys (Eq. 4).
 
     >>> dot_product_affinity(torch.ones(1, 1, 3), torch.ones(1, 2, 3))
     tensor([[[1.5000, 1.5000]]])
@@ -65,9 +66,10 @@ def concatenation_affinity(
     b: Float[Tensor, "batch key"],
     mask: Bool[Tensor, "query key"] | None = None,
 ) -> Float[Tensor, "batch query key"]:
-    """f = ReLU(w_f . [theta_i, phi_j]) = ReLU(a_i + b_j), C = N, the number of keys (Eq. 5).
+    """Rectified sums over N: f = ReLU(w_f . [theta_i, phi_j]) = ReLU(a_i + b_j), C = N (Eq. 5).
 
-    a_i = theta_i . w_f[:d] and b_j = phi_j . w_f[d:] are the two halves of the product with the concatenated vector.
+    a_i = theta_i . w_f[:d] and b_j = phi_j . w_f[d:] are the two halves of the product with the concatenated
+    vector.
 
     >>> concatenation_affinity(torch.tensor([[1.0]]), torch.tensor([[3.0, -2.0]]))
     tensor([[[2., 0.]]])
@@ -93,7 +95,8 @@ def gaussian(
 ) -> Float[Tensor, "batch query channel"]:
     """y_i = sum_j softmax_j(scale theta_i . phi_j) g_j.
 
-    >>> gaussian(torch.randn(1, 5, 3), torch.randn(1, 4, 3), torch.ones(1, 4, 2)).allclose(torch.ones(1, 5, 2))
+    >>> theta, phi = torch.randn(1, 5, 3), torch.randn(1, 4, 3)
+    >>> gaussian(theta, phi, torch.ones(1, 4, 2)).allclose(torch.ones(1, 5, 2))
     True
 
     Raises:

@@ -1,17 +1,19 @@
 """The softmax average without the N x N matrix: a few query rows at a time in one reused buffer.
 
-With l_ij = scale theta_i . phi_j, m_i = max_j l_ij, p_ij = exp(l_ij - m_i) and s_i = sum_j p_ij the forward pass is
+With l_ij = scale theta_i . phi_j, m_i = max_j l_ij, p_ij = exp(l_ij - m_i) and s_i = sum_j p_ij the forward
+pass is
 
     y_i = (1/s_i) sum_j p_ij g_j
 
-and only m and s, two numbers a row, are kept beside inputs and result. The backward pass makes p again, row chunk by row chunk.
-With dy_i the gradient of y_i and u_i = dy_i / s_i,
+and only m and s, two numbers a row, are kept beside inputs and result. The backward pass makes p again, row
+chunk by row chunk. With dy_i the gradient of y_i and u_i = dy_i / s_i,
 
     dg_j     = sum_i p_ij u_i
     dl_ij    = p_ij (u_i . g_j - u_i . y_i)
     dtheta_i = scale sum_j dl_ij phi_j,      dphi_j = scale sum_i dl_ij theta_i
 
-m and s are kept apart, not as one log-sum-exp: next to logits of 1e4 the logarithm of s would be rounded to 1e-3.
+m and s are kept apart, not as one log-sum-exp: next to logits of 1e4 the logarithm of s would be rounded to
+1e-3.
 """
 
 from __future__ import annotations
@@ -22,15 +24,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops.checks import working_dtype
+from nonlocal_nn.ops.checks import without_autocast, working_dtype
 
-# What one buffer of logits may take. The backward pass has two of them. On the CPU it should stay in the last-level cache.
+# What one buffer of logits may take. The backward pass has two of them. On the CPU it should stay in the
+# last-level cache.
 CPU_CHUNK_BYTES = 4 * 2**20
 DEVICE_CHUNK_BYTES = 256 * 2**20
 
 
 def chunks(batch: int, queries: int, row_bytes: int, chunk_bytes: int) -> Iterator[tuple[slice, slice]]:
-    """Batch and query slices that cover everything, each with at most `chunk_bytes` of logits (one row at the least).
+    """Batch and query slices that cover everything, each with at most `chunk_bytes` of logits (or one row).
 
     >>> [(b.start, b.stop, q.start, q.stop) for b, q in chunks(2, 5, row_bytes=10, chunk_bytes=30)]
     [(0, 1, 0, 3), (0, 1, 3, 5), (1, 2, 0, 3), (1, 2, 3, 5)]
@@ -88,10 +91,10 @@ class SoftmaxAverage(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        """The three gradients that are asked for, or an error later on if somebody differentiates them again."""
-        with torch.no_grad():
-            grads = _gradients(ctx, dy)
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients that are asked for; differentiating them again raises an error."""
+        with torch.no_grad(), without_autocast(dy.device):
+            grads: tuple[Tensor | None, ...] = _gradients(ctx, dy)
         if torch.is_grad_enabled():
             wanted = [grad for grad in grads if grad is not None]
             # Inputs that require gradients, so that a second differentiation reaches the error below.
@@ -104,14 +107,14 @@ class _FirstDerivativeOnly(torch.autograd.Function):
     """Passes gradients on, and says what to do when they are to be differentiated once more."""
 
     @staticmethod
-    def forward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG004
+    def forward(_: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         return tuple(grad.view_as(grad) for grad in grads)
 
     @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:  # noqa: ARG004
+    def backward(_: Any, *_second: Tensor) -> Any:
         raise NotImplementedError(
-            "the linear-memory gaussian has first derivatives only; for second derivatives use "
-            "nonlocal_nn.ops.reference.gaussian (it holds the queries x keys matrix) or the dot_product or concatenation form"
+            "gaussian in linear memory has first derivatives only; for second derivatives use another "
+            "pairwise function, or nonlocal_nn.ops.reference.gaussian, which holds the queries x keys matrix"
         )
 
 
