@@ -44,8 +44,7 @@ class NonLocalBlock(nn.Module):
     (512, (512, 1024, 1, 1, 1))
 
     Symbols of the paper are names here: theta, phi, g and W_z are 1x1 convolutions; `w_f` is concatenation's
-    vector. theta, phi and g have biases (zero at the start). W_z has one without a norm only: with one, it
-    would be part of the norm's shift.
+    vector. All four convolutions have biases (zero at the start), as the released code's do.
 
     Args:
         channels: of x.
@@ -132,7 +131,7 @@ class NonLocalBlock(nn.Module):
         self.theta = conv(channels, inner_channels, 1) if embedded else None
         self.phi = conv(channels, inner_channels, 1) if embedded else None
         self.g = conv(channels, inner_channels, 1)
-        self.W_z = conv(inner_channels, channels, 1, bias=norm is None)
+        self.W_z = conv(inner_channels, channels, 1)
         self.w_f = nn.Parameter(torch.empty(2 * inner_channels)) if pairwise == "concatenation" else None
         self.pool = _space_pool(dims) if self.subsample else nn.Identity()
         self.norm: nn.Module | None = None
@@ -148,13 +147,11 @@ class NonLocalBlock(nn.Module):
         for weight in (*kernels, *vectors):
             fan_in = weight.numel() // (weight.shape[0] if weight.dim() > 1 else 1)
             nn.init.normal_(weight, std=(2 / fan_in) ** 0.5 if self.init == "paper" else 0.01)
-        for conv in (self.theta, self.phi, self.g):
+        for conv in (self.theta, self.phi, self.g, self.W_z):
             if conv is not None and conv.bias is not None:
                 nn.init.zeros_(conv.bias)
         if self.norm is None:
             nn.init.zeros_(self.W_z.weight)
-            if self.W_z.bias is not None:
-                nn.init.zeros_(self.W_z.bias)
         elif isinstance(self.norm.weight, Tensor):
             nn.init.zeros_(self.norm.weight)
 

@@ -1,0 +1,98 @@
+"""From a `VideoResNetSpec` to a network with fresh weights."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
+from nonlocal_nn.blocks.norm import FrozenBatchNorm
+from nonlocal_nn.models.conv import Conv3d
+from nonlocal_nn.models.spec import STEMS, PoolSpec, VideoResNetSpec
+from nonlocal_nn.models.video_resnet import Bottleneck, Head, Stage, VideoResNet, VideoStem
+
+
+def build_model(spec: VideoResNetSpec) -> VideoResNet:
+    """Build the network a spec describes, on the default device, in training mode.
+
+    >>> from nonlocal_nn.models.spec import VideoResNetSpec
+    >>> spec = VideoResNetSpec("mine", stage_blocks=(1, 1), stage_strides=(1, 2), base_width=8, num_classes=3)
+    >>> build_model(spec).head.fc
+    Linear(in_features=64, out_features=3, bias=True)
+
+    Convolutions start as He et al. (fan out), norms at 1 and 0, the classifier at normal(0, 0.01) and zero;
+    non-local blocks as the block itself does, so that a fresh block changes nothing.
+    """
+    stem_spec = STEMS[spec.stem]
+    norm = _norm(spec)
+    time = 1 if spec.inflation is None else stem_spec.inflated_time
+    size = stem_spec.conv_size
+    conv1 = Conv3d(
+        3,
+        spec.base_width,
+        (time, size, size),
+        stride=stem_spec.conv_stride,
+        padding=(time // 2, size // 2, size // 2),
+        bias=False,
+    )
+    nn.init.kaiming_normal_(conv1.weight, mode="fan_out", nonlinearity="relu")
+    stem = VideoStem(conv1, norm(spec.base_width), _pool(stem_spec.pool1))
+    stages: dict[str, Stage] = {}
+    channels = spec.base_width
+    for name, inner, channels_out, stride in zip(
+        spec.stage_names, spec.stage_inner, spec.stage_channels, spec.stage_strides, strict=True
+    ):
+        stages[name] = _stage(spec, name, channels, inner, channels_out, stride)
+        channels = channels_out
+    head = Head(channels, spec.num_classes, spec.dropout)
+    nn.init.normal_(head.fc.weight, std=0.01)
+    nn.init.zeros_(head.fc.bias)
+    return VideoResNet(stem, stages, head, pool2=_pool(stem_spec.pool2), spec=spec)
+
+
+def _stage(
+    spec: VideoResNetSpec, name: str, channels_in: int, inner: int, channels_out: int, stride: int
+) -> Stage:
+    blocks: list[nn.Module] = []
+    for index in range(spec.stage_blocks[spec.stage_names.index(name)]):
+        times = (1, 1)
+        if spec.is_inflated(name, index):
+            times = (3, 1) if spec.inflation == "3x1x1" else (1, 3)
+        first = index == 0
+        block = Bottleneck(
+            channels_in if first else channels_out,
+            inner,
+            channels_out,
+            _norm(spec),
+            stride if first else 1,
+            times,
+        )
+        for module in block.modules():
+            if isinstance(module, Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        blocks.append(block)
+    placed = {index: _nonlocal_block(spec, name, channels_out) for index in spec.nonlocal_after.get(name, ())}
+    return Stage(blocks, placed)
+
+
+def _nonlocal_block(spec: VideoResNetSpec, stage: str, channels: int) -> NonLocalBlock:
+    norm = "frozen" if spec.norm == "frozen" and spec.nonlocal_norm is not None else spec.nonlocal_norm
+    return NonLocalBlock(
+        channels,
+        pairwise=spec.pairwise,
+        dims=3,
+        subsample=spec.subsample,
+        subsample_at=spec.subsample_at,
+        span=spec.span,
+        temporal_groups=spec.temporal_groups.get(stage, 1),
+        scale=spec.scale,
+        norm=norm,
+        init=spec.nonlocal_init,
+    )
+
+
+def _norm(spec: VideoResNetSpec) -> type[nn.Module]:
+    return FrozenBatchNorm if spec.norm == "frozen" else nn.BatchNorm3d
+
+
+def _pool(spec: PoolSpec | None) -> nn.MaxPool3d | None:
+    return None if spec is None else nn.MaxPool3d(spec.kernel, spec.stride, spec.padding)
