@@ -30,7 +30,7 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
 
 
 def run_page(page: Path) -> None:
-    """Run the page's blocks in order, in one namespace, as a reader would who types them one after the other."""
+    """Run the page's blocks in order, in one namespace, as a reader would who types them in."""
     names: dict[str, Any] = {"__name__": "__main__"}
     parser = doctest.DocTestParser()
     for line, body in blocks(page, "python"):

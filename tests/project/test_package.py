@@ -46,7 +46,7 @@ def test_every_public_name_is_where_the_package_says() -> None:
 
 
 def test_an_unknown_public_name_lists_the_known_ones() -> None:
-    with pytest.raises(AttributeError, match="NonLocalBlok.*NonLocalBlock"):
+    with pytest.raises(AttributeError, match=r"NonLocalBlok.*NonLocalBlock"):
         nl.NonLocalBlok  # type: ignore[attr-defined]  # noqa: B018
 
 
