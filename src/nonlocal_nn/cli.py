@@ -1,0 +1,305 @@
+"""The command `nonlocal`: finds the command asked for, reads its options, calls its body; decides nothing.
+
+>>> main(["--version"])
+nonlocal 0.1.0
+0
+
+Each command is one line of `COMMANDS`: a dataclass that holds its options and a function that takes it and
+gives the exit code. Both are named by strings and imported when the command is called, so `--help` never
+waits for torch.
+
+Exit codes: 0 done; 1 done in part (the command's help says when); 2 wrong options or input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import os
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from nonlocal_nn import __version__
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: where its options (`module:Dataclass`) and its body (`module:function`) are."""
+
+    summary: str
+    options: str
+    body: str
+    example: str
+    positional: str | None = None
+    """The field of the options that is given without a name."""
+
+
+COMMANDS = {
+    "demo": Command(
+        summary="render a data set, train two networks on it and compare them",
+        options="nonlocal_nn.commands.demo:DemoConfig",
+        body="nonlocal_nn.commands.demo:demo_command",
+        example="nonlocal demo --seeds 3",
+    ),
+    "train": Command(
+        summary="train a network on labelled videos",
+        options="nonlocal_nn.training.config:TrainConfig",
+        body="nonlocal_nn.commands.train:train_command",
+        example="nonlocal train --data.train videos/train --model.name c2d_tiny_nl2 --out runs/first",
+    ),
+    "test": Command(
+        summary="test a trained network on labelled videos, many views of each",
+        options="nonlocal_nn.evaluation.config:TestConfig",
+        body="nonlocal_nn.commands.test:test_command",
+        example="nonlocal test --checkpoint runs/first --data videos/test",
+    ),
+    "predict": Command(
+        summary="name the action in videos",
+        options="nonlocal_nn.evaluation.config:PredictConfig",
+        body="nonlocal_nn.commands.predict:predict_command",
+        example="nonlocal predict clip.mp4 --checkpoint runs/first",
+        positional="videos",
+    ),
+    "models": Command(
+        summary="list the networks: parameters, operations, ratios to the baseline",
+        options="nonlocal_nn.models.table:ModelsConfig",
+        body="nonlocal_nn.models.table:models_command",
+        example="nonlocal models 'c2d_r50*'",
+        positional="pattern",
+    ),
+    "scan": Command(
+        summary="list the broken, short and odd videos of a data set",
+        options="nonlocal_nn.data.scan:ScanConfig",
+        body="nonlocal_nn.data.scan:scan_command",
+        example="nonlocal scan videos/",
+        positional="source",
+    ),
+}
+
+_VALUELESS = ("-h", "--help", "--print_config")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `argv` none: the words of the command line.
+
+    >>> main(["scna"])                                        # says on stderr: did you mean scan?
+    2
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("NONLOCAL_DEBUG", "") not in ("", "0")
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _run(words)
+    except SystemExit as done:  # training stopped by a signal says so itself and leaves with its own code
+        return int(done.code or 0)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except BrokenPipeError:
+        # Who reads our output has closed it (`nonlocal models | head`). Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError, ArgumentError, ImportError, RuntimeError) as error:
+        if debug or not _is_about_input(error):
+            raise
+        _say(f"error: {_one_line(error)}")
+        return 2
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"nonlocal {__version__}")
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        kind = "option" if name.startswith("-") else "command"
+        raise ValueError(
+            f"no {kind} {name!r}{_did_you_mean(name, COMMANDS)}; `nonlocal --help` lists the commands"
+        )
+    command = COMMANDS[name]
+    options_type = _load(command.options)
+    types = _option_types(options_type)
+    parser = _parser(name, command, options_type)
+    try:
+        parsed = parser.parse_args(_canonical(rest, types, command.positional))
+    except SystemExit as done:  # --help and --print_config end so
+        return int(done.code or 0)
+    except ArgumentError as error:
+        raise ValueError(_explained(error, name, types)) from error
+    values = parser.instantiate(parsed).as_dict()
+    values.pop("config", None)
+    body: Callable[[Any], int] = _load(command.body)
+    return body(options_type(**values))
+
+
+def _parser(name: str, command: Command, options_type: type) -> ArgumentParser:
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    # Help is the docstring under each field. A config file is data: it may not name classes to build.
+    set_parsing_settings(docstring_parse_attribute_docstrings=True, instantiate_subclass_spec_in_any=False)
+    given = f" {command.positional.upper()}" if command.positional else ""
+    parser = ArgumentParser(
+        prog=f"nonlocal {name}",
+        usage=f"nonlocal {name}{given} [options]",
+        description=options_type.__doc__,
+        epilog=f"Example: {command.example} -- A switch alone, such as --progress, means true. --lr will do "
+        "for --optim.lr where no other option ends in that name. --debug shows where an error came from.",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of these options.")
+    parser.add_class_arguments(options_type, as_group=False)
+    return parser
+
+
+def _option_types(options_type: type, prefix: str = "--") -> dict[str, Any]:
+    """Every option by its full name, those of nested dataclasses with dots, with its type."""
+    hints = get_type_hints(options_type)
+    types: dict[str, Any] = {}
+    for spec in fields(options_type):
+        hint = hints[spec.name]
+        types[prefix + spec.name] = hint
+        for inner in (hint, *get_args(hint)):
+            if is_dataclass(inner) and isinstance(inner, type):
+                types |= _option_types(inner, f"{prefix}{spec.name}.")
+    return types
+
+
+def _canonical(words: Sequence[str], types: dict[str, Any], positional: str | None) -> list[str]:
+    """The words as the parser wants them: full option names with underscores, each with its value.
+
+    >>> types = {"--videos": list[str], "--json": bool, "--optim.lr": float}
+    >>> _canonical(["a.mp4", "--json", "--lr", "0.1", "b.mp4"], types, "videos")
+    ['--json=true', '--optim.lr=0.1', '--videos=["a.mp4", "b.mp4"]']
+
+    Files given by --config come first, so that whatever stands on the command line wins over them; what
+    stands alone is the value of the `positional` option.
+    """
+    configs: list[str] = []
+    canonical: list[str] = []
+    alone: list[str] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if word == "--":
+            alone += left
+            break
+        if not word.startswith("-") or word == "-":
+            alone.append(word)
+            continue
+        option, equals, value = word.partition("=")
+        option = _full_name(option, types)
+        if not equals and option not in _VALUELESS:
+            if types.get(option) is bool and (not left or left[0].lower() not in ("true", "false")):
+                equals, value = "=", "true"
+            elif left:
+                equals, value = "=", left.pop(0)
+        (configs if option == "--config" else canonical).append(option + equals + value)
+    if alone and positional:
+        if get_origin(types[f"--{positional}"]) is list:
+            alone = [json.dumps(alone)]
+        canonical.append(f"--{positional}={alone.pop(0)}")
+    return configs + canonical + alone  # what is still alone, the parser calls unexpected
+
+
+def _full_name(option: str, types: dict[str, Any]) -> str:
+    """`--max-bad-videos` is --data.max_bad_videos, as long as no other option ends so."""
+    if not option.startswith("--"):
+        return option
+    name = option[2:].replace("-", "_")
+    endings = [full for full in types if full.endswith(f".{name}")]
+    return endings[0] if f"--{name}" not in types and len(endings) == 1 else f"--{name}"
+
+
+def _explained(error: ArgumentError, name: str, types: dict[str, Any]) -> str:
+    """The parser's message in one line, with the nearest names where it did not know one."""
+    message = re.sub(r'Parser key "([^"]+)":', r"--\1:", _one_line(error))
+    message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.)", r"expected \1", message)
+    unknown = re.search(r"unrecognized arguments: (\S+?)(?:=.*)?$", message) or re.search(
+        r"Option '(\S+)' is not accepted", message
+    )
+    if unknown:
+        option = unknown[1]
+        if option.startswith("-") or "is not accepted" in message:
+            option = f"--{option.lstrip('-')}"
+            ending = [full for full in types if full.rpartition(".")[2] == option[2:]]
+            message = f"no option {option}{_did_you_mean(option, types, ending)}"
+        else:
+            message = f"{option!r} is not expected here"
+    return f"{message}; `nonlocal {name} --help` lists the options"
+
+
+def _did_you_mean(word: str, known: Iterable[str], first: Sequence[str] = ()) -> str:
+    """`, did you mean ...?` with the nearest names, or nothing.
+
+    >>> _did_you_mean("trian", ["train", "test"])
+    '; did you mean train?'
+    """
+    near = list(first) or _nearest(word, known)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _nearest(word: str, known: Iterable[str]) -> list[str]:
+    """Up to three names whose last part (after the dots) looks like that of `word`."""
+    ends = {name: name.lstrip("-").rpartition(".")[2] for name in known}
+    near = difflib.get_close_matches(
+        word.lstrip("-").rpartition(".")[2], set(ends.values()), n=3, cutoff=0.75
+    )
+    return sorted(name for name, end in ends.items() if end in near)[:3]
+
+
+def _help() -> str:
+    lines = [
+        "usage: nonlocal COMMAND [options]",
+        "",
+        "Non-local neural networks for video: train, test, predict.",
+        "",
+        "commands:",
+        *(f"  {name:9}{command.summary}" for name, command in COMMANDS.items()),
+        "",
+        "options:",
+        "  --help     this text; `nonlocal COMMAND --help` lists the options of a command",
+        "  --version  the version",
+        "  --debug    show where an error came from (or set NONLOCAL_DEBUG=1)",
+        "",
+        "Every option of a command can come from a YAML file (--config FILE), be overridden by name",
+        "(--optim.lr 0.1), and be printed (--print_config).",
+        "",
+        "examples:",
+        *(f"  {command.example}" for command in COMMANDS.values()),
+    ]
+    return "\n".join(lines)
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _is_about_input(error: Exception) -> bool:
+    """Whether one line says enough; a RuntimeError needs its traceback unless it is ours or a full memory."""
+    ours = type(error).__module__.startswith("nonlocal_nn")
+    return not isinstance(error, RuntimeError) or ours or type(error).__name__ == "OutOfMemoryError"
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("nonlocal_nn"):
+        return f"this command needs the package {error.name}: pip install 'nonlocal-nn[demo]'"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _say(text: str) -> None:
+    print(f"nonlocal: {text}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Bodies of those commands that join packages: predict, test, demo. Each is imported when it is called."""

@@ -1,0 +1,86 @@
+"""What a test and a prediction are made of: plain dataclasses, from YAML or the command line; no torch here.
+
+>>> TestConfig(checkpoint="runs/first", data="videos/test", clips=2).crops
+3
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringConfig:
+    """Which views of a video are scored, and where. None: as the checkpoint says, as in training."""
+
+    clips: int = 10
+    """Clips spread evenly along the video; clips times crops may be 1 to 30."""
+    crops: Literal[1, 3] = 3
+    """Square crops of each clip: 1 (centre) or 3 along the longer side; not used with full_frame."""
+    full_frame: bool = False
+    """Score whole frames, fully convolutionally, instead of crops."""
+    short_side: int | None = None
+    """Shorter side of the frames in pixels; none: 256 / 224 of the training crop."""
+    crop: int | None = None
+    """Side of a crop in pixels; none: the shorter side, as in the released code."""
+    clip_frames: int | None = None
+    """Frames of a clip; none: as trained. Shorter videos start again from their first frame."""
+    frame_stride: int | None = None
+    """Take every n-th frame; none: as trained."""
+    views_per_batch: int = 8
+    """Views that go through the model together; fewer need less memory."""
+    workers: int | None = None
+    """Processes that decode videos; none: one for each core, up to 8; 0: none."""
+    device: str = "auto"
+    """auto (a CUDA GPU or else the CPU), cpu, cuda, cuda:1, ... or mps."""
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    """Number format of the forward pass."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(ScoringConfig):
+    """Name the action in one video, or in every video of a folder.
+
+    The top classes with their scores, in percent, as a table or as JSON, one object a line. A file that
+    cannot be read gets one line that says why, and the others go on: exit code 0 if every file was read, 1
+    if some were not, 2 if nothing was done.
+    """
+
+    videos: list[str] = field(default_factory=list)
+    """Video files, or folders that are searched for them."""
+    checkpoint: str | None = None
+    """Run folder of `nonlocal train` or `nonlocal demo`, or its model.safetensors."""
+    top: int = 5
+    """Classes shown for each video."""
+    json: bool = False
+    """Print one JSON object a video: path and classes (index, name, score from 0 to 1), or path and error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestConfig(ScoringConfig):
+    """Test a trained network on labelled videos, over several views of each.
+
+    View (clip) and video accuracy in one pass, or mean average precision where videos have several labels.
+    Writes results.json, predictions.csv, config.yaml, and skipped.csv with the videos that could not be
+    read.
+    """
+
+    __test__ = False  # not a test of pytest, whatever its name begins with
+
+    checkpoint: str
+    """Run folder of `nonlocal train` or `nonlocal demo`, or its model.safetensors."""
+    data: str
+    """Videos: a folder with one folder a class, a `path label` list, a Kinetics, Charades or plain csv."""
+    kind: Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"] = "auto"
+    """Form of `data`: auto looks at the files; csv has a header with the columns path and label."""
+    root: str | None = None
+    """Folder that relative paths in a list or csv start from; none: the folder the list lies in."""
+    where: str | None = None
+    """Rows of a plain csv to test on, such as "set==1 and sequence in 1,2"; none: all."""
+    out: str | None = None
+    """Folder for the results; none: the folder `test` beside the checkpoint's model.safetensors."""
+    predictions: Literal["csv", "npz", "none"] = "csv"
+    """Write the scores of every video: csv to read, npz to compute with, or not at all."""

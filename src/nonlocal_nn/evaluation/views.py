@@ -1,0 +1,285 @@
+"""Multi-view testing: the scores of a video are the mean over its views, 10 clips x 3 crops in the paper.
+
+>>> from nonlocal_nn.data.sampling import CropBox
+>>> frames = torch.zeros(3, 4, 6, 10, dtype=torch.uint8)                       # 4 frames of 6 x 10 pixels
+>>> clips, crops = torch.tensor([[0, 1], [2, 3]]), (CropBox(0, 0, 6, 6), CropBox(0, 4, 6, 6))
+>>> sample = ViewSample(frames, clips, crops, index=0, labels=torch.tensor(1))
+>>> model = lambda views: views.mean((2, 3, 4))           # any callable: (batch, 3, T, H, W) -> logits
+>>> score_video(model, sample).round(decimals=2).tolist()                     # softmax of equal logits
+[0.33, 0.33, 0.33]
+
+The mean is over probabilities (softmax, or sigmoid where a video has several labels), not over logits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from nonlocal_nn._typing import Float
+from nonlocal_nn.data.dataset import Skipped, ViewSample
+from nonlocal_nn.data.errors import Problem
+from nonlocal_nn.data.transforms import MEAN, STD, normalize
+from nonlocal_nn.evaluation.device import Precision, autocast
+from nonlocal_nn.evaluation.metrics import label_ranks
+from nonlocal_nn.evaluation.result import EvaluationResult, summarise
+
+Model = Callable[[Tensor], Tensor]
+_T = TypeVar("_T")
+
+
+class ViewSource(Protocol):
+    """What is tested: videos by index, each decoded once into all its views (`data.dataset.ViewDataset`)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> ViewSample | Skipped: ...
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How views become scores.
+
+    >>> Scoring(multi_label=True).views_per_batch
+    8
+
+    Attributes: multi_label: sigmoid for each class by itself; else softmax over classes. views_per_batch:
+    views that go through the model together. Memory grows with it; the scores do not depend on it but for
+    rounding. mean, std: of pixels in 0 .. 255, as in training. device: none: where the model's parameters
+    are. precision: number format of the forward pass.
+    """
+
+    multi_label: bool = False
+    views_per_batch: int = 8
+    mean: float | tuple[float, ...] = MEAN
+    std: float | tuple[float, ...] = STD
+    device: torch.device | None = None
+    precision: Precision = "32"
+
+    def __post_init__(self) -> None:
+        if self.views_per_batch < 1:
+            raise ValueError(
+                f"views_per_batch = {self.views_per_batch}: at least one must go through at a time"
+            )
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """The scores of one video: `views` (views, classes), probabilities in the order of the views."""
+
+    index: int
+    labels: tuple[int, ...]
+    views: NDArray[np.float64]
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """The video's own scores (classes,)."""
+        mean: NDArray[np.float64] = self.views.mean(axis=0)
+        return mean
+
+
+def score_views(
+    model: Model, sample: ViewSample, scoring: Scoring = Scoring()
+) -> Float[Tensor, "view class"]:
+    """The scores of each view of one video, in [0, 1], on the CPU in float64.
+
+    The model is in evaluation mode meanwhile.
+    Raises ValueError where the model does not give one row of class scores a view, or gives scores that are
+    no numbers.
+    """
+    device = _device_of(model) if scoring.device is None else scoring.device
+    scores = []
+    with torch.inference_mode(), _testing(model):
+        for views in sample.batches(scoring.views_per_batch):
+            video = normalize(views.to(device), scoring.mean, scoring.std)
+            with autocast(device, scoring.precision):
+                logits = model(video)
+            if logits.ndim != 2 or len(logits) != len(views):
+                raise ValueError(
+                    f"the model gave {tuple(logits.shape)} for {len(views)} views; "
+                    "it must give (batch, classes) logits"
+                )
+            logits = logits.float()
+            scores.append((logits.sigmoid() if scoring.multi_label else logits.softmax(dim=1)).cpu().double())
+    together = torch.cat(scores)
+    if not together.isfinite().all():
+        narrow = "" if scoring.precision == "32" else f" or {scoring.precision} is too narrow for them"
+        raise ValueError(f"the model's scores are not all finite numbers: its weights are broken{narrow}")
+    return together
+
+
+def score_video(model: Model, sample: ViewSample, scoring: Scoring = Scoring()) -> Float[Tensor, "class"]:
+    """The mean of `score_views` over the views: (classes,); with softmax it sums to one.
+
+    >>> from nonlocal_nn.data.sampling import CropBox
+    >>> frames = torch.randint(256, (3, 4, 6, 6), dtype=torch.uint8)
+    >>> clips = torch.tensor([[0, 1], [2, 3]])
+    >>> sample = ViewSample(frames, clips, (CropBox(0, 0, 6, 6),), 0, torch.tensor(1))
+    >>> score_video(lambda views: views.mean((2, 3, 4)), sample).sum().round(decimals=6).item()
+    1.0
+
+    Raises what `score_views` raises.
+    """
+    return score_views(model, sample, scoring).mean(dim=0)
+
+
+def score_dataset(
+    model: Model,
+    dataset: ViewSource,
+    scoring: Scoring = Scoring(),
+    *,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Iterator[VideoScores | Skipped]:
+    """Every video of a set in order, scored or skipped with its reason.
+
+    `workers` processes decode while the model works; none: one for each core up to 8, and no more than
+    videos; 0: no processes. At most two decoded videos a worker are in memory at once.
+    Raises ValueError for a negative number of workers and what `score_views` raises.
+    """
+    count = len(dataset)
+    if workers is None:
+        workers = 0 if count == 1 else min(count, _cores(), 8)
+    if workers < 0:
+        raise ValueError(f"workers = {workers}: 0 or more processes can decode")
+    loader: DataLoader[Any] = DataLoader(
+        dataset,  # type: ignore[arg-type]  # any indexable with a length will do
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        prefetch_factor=1 if workers else None,
+    )
+    for item in _with_progress(loader, count, progress):
+        if isinstance(item, Skipped):
+            yield item
+        else:
+            yield VideoScores(
+                item.index, _label_numbers(item.labels), score_views(model, item, scoring).numpy()
+            )
+
+
+def evaluate(
+    model: Model,
+    dataset: ViewSource,
+    scoring: Scoring = Scoring(),
+    *,
+    workers: int | None = None,
+    progress: bool = False,
+) -> EvaluationResult:
+    """Test a model on labelled videos: clip and video accuracy in one pass, or mean average precision.
+
+    >>> from nonlocal_nn.data.sampling import CropBox
+    >>> def shade(value, label, index):             # a video of 2 frames, one grey value each; 2 clips
+    ...     frames = torch.tensor(value, dtype=torch.uint8).expand(3, 1, 1, 2).permute(0, 3, 1, 2)
+    ...     clips, crops = torch.tensor([[0], [1]]), (CropBox(0, 0, 1, 1),)
+    ...     return ViewSample(frames, clips, crops, index, torch.tensor(label))
+    >>> videos = [shade([0, 40], 0, 0), shade([120, 200], 1, 1), shade([0, 150], 1, 2)]
+    >>> model = lambda views: views[:, :2, 0, 0, 0] * torch.tensor([-1.0, 1.0])              # dark or bright
+    >>> result = evaluate(model, videos)
+    >>> round(result.clip_top1, 1), round(result.video_top1, 1)
+    (83.3, 66.7)
+
+    The model is put into evaluation mode and back. Broken videos are in no figure and listed in `skipped`.
+    `clip_*` count each view by itself, `video_*` the mean over a video's views. With `multi_label` there is
+    `map` alone.
+    Raises ValueError when no video could be read, when a video's labels do not fit the model's classes, and
+    for what `score_dataset` refuses.
+    """
+    indices: list[int] = []
+    labels: list[tuple[int, ...]] = []
+    means: list[NDArray[np.float64]] = []
+    view_ranks: list[NDArray[np.int64]] = []
+    views = 0
+    skipped: list[Problem] = []
+    for item in score_dataset(model, dataset, scoring, workers=workers, progress=progress):
+        if isinstance(item, Skipped):
+            skipped.append(item.problem)
+            continue
+        _check_labels(item, scoring.multi_label)
+        indices.append(item.index)
+        labels.append(item.labels)
+        means.append(item.mean)
+        views += len(item.views)
+        if not scoring.multi_label:
+            view_ranks.append(label_ranks(item.views, np.full(len(item.views), item.labels[0])))
+    if not means:
+        first = f"; the first: {skipped[0]}" if skipped else ""
+        raise ValueError(f"none of the {len(dataset)} videos could be tested{first}")
+    return summarise(
+        scores=np.stack(means),
+        labels=tuple(labels),
+        indices=tuple(indices),
+        view_ranks=None if scoring.multi_label else np.concatenate(view_ranks),
+        views=views,
+        skipped=tuple(skipped),
+    )
+
+
+def _label_numbers(labels: Tensor) -> tuple[int, ...]:
+    """One number, several, or a row of zeros and ones (`data.dataset.ViewSample.labels`): as numbers."""
+    numbers = labels.nonzero() if labels.is_floating_point() else labels
+    return tuple(numbers.reshape(-1).tolist())
+
+
+def _check_labels(item: VideoScores, multi_label: bool) -> None:
+    classes = item.views.shape[1]
+    outside = [label for label in item.labels if not 0 <= label < classes]
+    if outside:
+        raise ValueError(
+            f"video {item.index} of the set has label {outside[0]}, but the model has {classes} classes "
+            f"(0 to {classes - 1}): test on the classes it was trained on"
+        )
+    if not multi_label and len(item.labels) != 1:
+        raise ValueError(
+            f"video {item.index} of the set has {len(item.labels)} labels {item.labels}: accuracy needs "
+            "exactly one; test with multi_label for mean average precision"
+        )
+
+
+def _device_of(model: Model) -> torch.device:
+    parameters = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
+    first = next(parameters, None)
+    return torch.device("cpu") if first is None else first.device
+
+
+@contextmanager
+def _testing(model: Model) -> Iterator[None]:
+    """Dropout off, batch norm on its stored statistics; afterwards every module is in the mode it was in."""
+    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    modes = [module.training for module in modules]
+    try:
+        if isinstance(model, torch.nn.Module):
+            model.eval()
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def _as_it_is(item: _T) -> _T:
+    return item
+
+
+def _cores() -> int:
+    """Cores this process may use: fewer than the machine has in a container or under SLURM."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _with_progress(items: Iterable[_T], count: int, shown: bool) -> Iterator[_T]:
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
+        task = bar.add_task("scoring", total=count)
+        for item in items:
+            yield item
+            bar.advance(task)
