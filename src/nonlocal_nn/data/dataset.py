@@ -1,0 +1,323 @@
+"""Records to samples: random clips for training, all views of a video for testing.
+
+A sample depends on (seed, epoch, index) alone. A broken video never stops a loader: training draws another
+in its place, testing hands back `Skipped`, and both say which file it was and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from nonlocal_nn.data.decode import VideoReader
+from nonlocal_nn.data.errors import Problem, VideoError
+from nonlocal_nn.data.manifest import Manifest, VideoRecord
+from nonlocal_nn.data.sampling import CropBox, clip_indices, random_start, sample_generator, uniform_starts
+from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
+
+__all__ = [
+    "ClipBatch",
+    "ClipDataset",
+    "Sample",
+    "SampleKey",
+    "Skipped",
+    "ViewDataset",
+    "ViewSample",
+    "collate_samples",
+    "collate_views",
+]
+
+
+class SampleKey(NamedTuple):
+    """What a training sampler hands to `ClipDataset`: the index alone would repeat one crop for ever."""
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
+
+
+class Sample(NamedTuple):
+    """One training clip.
+
+    Attributes:
+        video: uint8 (3, frames, height, width), for `transforms.normalize`.
+        labels: int64 scalar, or float (classes,) of zeros and ones where videos have several labels.
+        index: position in the manifest of the video shown (not always the one asked for: see `skipped`).
+        skipped: broken videos met on the way.
+    """
+
+    video: Tensor
+    labels: Tensor
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
+    skipped: tuple[Problem, ...]
+
+
+class ClipBatch(NamedTuple):
+    """Several samples.
+
+    Attributes:
+        video: uint8 (batch, 3, frames, height, width), for `transforms.normalize`.
+        labels: int64 (batch,), or float (batch, classes).
+        indices: int64 (batch,), positions in the manifest.
+        skipped: broken videos met on the way.
+    """
+
+    video: Tensor
+    labels: Tensor
+    indices: Tensor
+    skipped: tuple[Problem, ...]
+
+
+class Skipped(NamedTuple):
+    """A video that cannot be tested.
+
+    Attributes:
+        index: position in the manifest.
+        problem: the file and the reason.
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
+    problem: Problem
+
+
+class ViewSample(NamedTuple):
+    """All views of one video, each frame held once however many views share it.
+
+    Attributes:
+        frames: uint8 (3, distinct frames, height, width), resized.
+        clips: int64 (clips, frames of a clip), positions in `frames`.
+        boxes: the crops of every clip.
+        index: position in the manifest.
+        labels: as in `Sample`; an empty int64 tensor where the video has none.
+    """
+
+    frames: Tensor
+    clips: Tensor
+    boxes: tuple[CropBox, ...]
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
+    labels: Tensor
+
+    @property
+    def num_views(self) -> int:
+        """Clips times crops."""
+        return len(self.clips) * len(self.boxes)
+
+    @property
+    def views(self) -> Tensor:
+        """All views, uint8 (clips * crops, 3, frames, height, width); the crops of a clip are neighbours."""
+        return torch.stack([self._view(n) for n in range(self.num_views)])
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Yield the views in order, at most `size` at a time, so that 30 of them need not fit in memory."""
+        if size < 1:
+            raise ValueError(f"size must be 1 or more, not {size}")
+        for begin in range(0, self.num_views, size):
+            yield torch.stack([self._view(n) for n in range(begin, min(begin + size, self.num_views))])
+
+    def _view(self, number: int) -> Tensor:
+        clip, crop = divmod(number, len(self.boxes))
+        box = self.boxes[crop]
+        cut = self.frames[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+        return cut[:, self.clips[clip]]
+
+
+class ClipDataset(Dataset[Sample]):
+    """Random training clips of the videos of a manifest.
+
+    >>> dataset = ClipDataset(Manifest.of_paths(["absent.mp4"], labels=[0]), clip_frames=8, frame_stride=2,
+    ...                       transform=TrainTransform(), seed=0)
+    >>> dataset[SampleKey(epoch=0, index=0)]
+    Traceback (most recent call last):
+    nonlocal_nn.data.errors.VideoError: absent.mp4: no such file (and no other could take its place)
+
+    Args:
+        manifest: the videos. Every record needs exactly one label unless manifest.multi_label.
+        clip_frames: frames in a clip.
+        frame_stride: every n-th frame of the clip's window is kept.
+        transform: from decoded frames to the network's size.
+        seed: with (epoch, index), decides everything random.
+        max_attempts: videos to try for one sample before giving up.
+        decode_threads: threads of the decoder.
+
+    Raises:
+        ValueError: an empty manifest, or a record with other than one label.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        clip_frames: int,
+        frame_stride: int,
+        transform: TrainTransform,
+        seed: int,
+        max_attempts: int = 10,
+        decode_threads: int = 1,
+    ) -> None:
+        if not len(manifest):
+            raise ValueError("the manifest holds no videos")
+        if max_attempts < 1:
+            raise ValueError(f"max_attempts must be 1 or more, not {max_attempts}")
+        if not manifest.multi_label:
+            for record in manifest.records:
+                if len(record.labels) != 1:
+                    raise ValueError(
+                        f"{record.path}: {len(record.labels)} labels; training needs one for each video "
+                        "(or a manifest with multi_label)"
+                    )
+        clip_indices(0, clip_frames, frame_stride, 1)  # raises where they make no clip
+        self.manifest = manifest
+        self.clip_frames = clip_frames
+        self.frame_stride = frame_stride
+        self.transform = transform
+        self.seed = seed
+        self.max_attempts = max_attempts
+        self.decode_threads = decode_threads
+        # Remembered by each worker, so that a broken file is opened once and not in every epoch.
+        self._broken: dict[int, Problem] = {}
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        """Return a random clip of video key.index, or of another where that one is broken.
+
+        The n-th replacement is drawn by (seed, epoch, index, n): the same on every worker and after every
+        restart.
+
+        Raises:
+            VideoError: `max_attempts` videos in a row are broken.
+        """
+        epoch, index = key
+        skipped: list[Problem] = []
+        candidate = index
+        for attempt in range(self.max_attempts):
+            generator = sample_generator(self.seed, epoch, index, attempt)
+            if attempt:
+                candidate = int(generator.integers(len(self.manifest)))
+            problem = self._broken.get(candidate)
+            if problem is None:
+                try:
+                    video = self._random_clip(self.manifest.records[candidate], generator)
+                except VideoError as error:
+                    problem = self._broken[candidate] = error.problem
+                else:
+                    labels = _label_tensor(self.manifest, candidate)
+                    return Sample(video, labels, candidate, tuple(skipped))
+            if problem not in skipped:
+                skipped.append(problem)
+        raise VideoError(skipped[0].path, f"{skipped[0].reason} (and no other could take its place)")
+
+    def _random_clip(self, record: VideoRecord, generator: np.random.Generator) -> Tensor:
+        with VideoReader(record.path, threads=self.decode_threads) as reader:
+            first, count = _frame_span(reader, record)
+            start = random_start(count, self.clip_frames, self.frame_stride, generator)
+            clip = reader.read(first + clip_indices(start, self.clip_frames, self.frame_stride, count))
+        return self.transform(clip, generator)
+
+
+class ViewDataset(Dataset["ViewSample | Skipped"]):
+    """All test views of each video of a manifest; each video is opened and decoded once.
+
+    Args:
+        manifest: the videos; labels may be absent.
+        clip_frames: frames in a clip.
+        frame_stride: every n-th frame of the clip's window is kept.
+        clips: clips spread evenly along the video (the paper: 10).
+        transform: from decoded frames to the crops of one clip.
+        decode_threads: threads of the decoder.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        clip_frames: int,
+        frame_stride: int,
+        clips: int,
+        transform: ViewTransform,
+        decode_threads: int = 1,
+    ) -> None:
+        uniform_starts(1, clip_frames, frame_stride, clips)  # raises where they make no clip
+        self.manifest = manifest
+        self.clip_frames = clip_frames
+        self.frame_stride = frame_stride
+        self.clips = clips
+        self.transform = transform
+        self.decode_threads = decode_threads
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def __getitem__(self, index: int) -> ViewSample | Skipped:
+        """Return the views of video `index`, or what is wrong with it."""
+        record = self.manifest.records[index]
+        try:
+            with VideoReader(record.path, threads=self.decode_threads) as reader:
+                first, count = _frame_span(reader, record)
+                starts = uniform_starts(count, self.clip_frames, self.frame_stride, self.clips)
+                numbers = np.stack(
+                    [clip_indices(int(s), self.clip_frames, self.frame_stride, count) for s in starts]
+                )
+                distinct, positions = np.unique(numbers, return_inverse=True)
+                clip = reader.read(first + distinct)
+        except VideoError as error:
+            return Skipped(index, error.problem)
+        frames, boxes = self.transform(clip)
+        clips = torch.from_numpy(positions.reshape(numbers.shape))
+        return ViewSample(frames, clips, boxes, index, _label_tensor(self.manifest, index))
+
+
+def _frame_span(reader: VideoReader, record: VideoRecord) -> tuple[int, int]:
+    """Return (first frame, number of frames) of the record's stretch of the video.
+
+    Public copies of Kinetics are cut to the labelled seconds already, uncut ones are not; the file's length
+    tells.
+    """
+    start, end = record.start_seconds, record.end_seconds
+    if start is None or end is None or reader.duration_seconds <= end - start + 1.0:
+        return 0, reader.num_frames
+    seconds = reader.frame_seconds - reader.frame_seconds[0]
+    first, beyond = (int(n) for n in np.searchsorted(seconds, [start, end], side="left"))
+    if first >= beyond:
+        raise VideoError(
+            record.path,
+            f"no frame between {start:g} and {end:g} s: the video lasts {reader.duration_seconds:.2f} s",
+        )
+    return first, beyond - first
+
+
+def _label_tensor(manifest: Manifest, index: int) -> Tensor:
+    labels = manifest.records[index].labels
+    if manifest.multi_label:
+        hot = torch.zeros(len(manifest.classes))
+        hot[list(labels)] = 1.0
+        return hot
+    return torch.tensor(labels[0] if len(labels) == 1 else labels, dtype=torch.int64)
+
+
+def collate_samples(samples: Sequence[Sample]) -> ClipBatch:
+    """Stack training samples; for `DataLoader(collate_fn=...)`."""
+    # Stacked in the order they lie in memory, (frames, height, width, channels): plain copies.
+    video = torch.stack([sample.video.permute(1, 2, 3, 0) for sample in samples]).permute(0, 4, 1, 2, 3)
+    return ClipBatch(
+        video=video,
+        labels=torch.stack([sample.labels for sample in samples]),
+        indices=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
+        skipped=tuple(dict.fromkeys(problem for sample in samples for problem in sample.skipped)),
+    )
+
+
+def collate_views(samples: Sequence[ViewSample | Skipped]) -> ViewSample | Skipped:
+    """Pass one video through; for `DataLoader(batch_size=1, collate_fn=...)`. Videos differ in size.
+
+    Raises:
+        ValueError: a batch of other than one video.
+    """
+    if len(samples) != 1:
+        raise ValueError(f"videos are tested one at a time: batch_size must be 1, not {len(samples)}")
+    return samples[0]

@@ -1,0 +1,411 @@
+"""Open a video and fetch frames by number.
+
+Frame numbers count what a viewer sees, in order of presentation, from 0. Whatever the header says, they are
+what decoding the whole file would give, and so is every pixel: seeking and skipping only leave out work that
+no wanted frame depends on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
+
+from nonlocal_nn.data.errors import VideoError
+from nonlocal_nn.data.packets import FrameTable, open_video, read_frame_table
+
+__all__ = ["Clip", "VideoError", "VideoInfo", "VideoReader", "probe"]
+
+Numbers = npt.NDArray[np.int64]
+
+# A seek costs about as much as decoding this many frames.
+_SEEK_GAIN = 4
+# Decoders that leave out, at once and exactly, pictures that no other depends on (AV1's fixes its choice
+# when opened).
+_SKIPPING_CODECS = {"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"}
+# Fewer frames than this missing at the end of a video: the last one is held, as a player does.
+_TAIL_TOLERANCE = 2
+# Frames decoded for counting are kept for reading if they take no more than this.
+_KEEP_BYTES = 64 * 2**20
+# Counts of files that have to be decoded to be counted: (path, size, time of change) -> frames.
+_decoded_counts: dict[tuple[str, int, int], int] = {}
+
+# Older PyAV has no `threads` here. Left alone, swscale would start one thread for each core, in every worker.
+_RGB_OPTIONS: dict[str, Any] = {"format": "rgb24"}
+if "threads" in (VideoReformatter.reformat.__doc__ or ""):
+    _RGB_OPTIONS["threads"] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Some frames of one video.
+
+    Attributes:
+        frames: RGB, uint8 (n, height, width, 3), upright.
+        indices: the frame numbers asked for, (n,).
+        pts_seconds: the time at which each is shown, (n,), in seconds from the start of the file's clock.
+        path: the file.
+    """
+
+    frames: npt.NDArray[np.uint8]
+    indices: npt.NDArray[np.int64]
+    pts_seconds: npt.NDArray[np.float64]
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a video file says of itself, and how many frames it holds.
+
+    Attributes:
+        width, height: in pixels, after rotation.
+        rotation_degrees: counter-clockwise turn that the file asks players for, a multiple of 90; already
+        applied. fps: average frames per second.
+        duration_seconds: from the first frame to the end of the last.
+        frames: counted, not the header's.
+        header_frames: what the header says, 0 where it is silent.
+        variable_frame_rate: the gaps between frames differ by more than a half.
+        video_streams: their number, cover pictures left out.
+        codec, pixel_format, container: FFmpeg's names.
+    """
+
+    path: str
+    width: int
+    height: int
+    rotation_degrees: int
+    fps: float
+    duration_seconds: float
+    frames: int
+    header_frames: int
+    variable_frame_rate: bool
+    video_streams: int
+    codec: str
+    pixel_format: str
+    container: str
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Return what is known of a video; decodes one frame (formats without frame times: all).
+
+    Raises:
+        VideoError: the file is missing, empty, cut off, not a video, or its first frame cannot be decoded.
+    """
+    with VideoReader(path) as reader:
+        return reader.info
+
+
+class VideoReader:
+    """Exact frames of one video file.
+
+    >>> import tempfile, pathlib
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = pathlib.Path(folder.name) / "ten.mp4"
+    >>> with av.open(str(path), "w") as out:
+    ...     stream = out.add_stream("mpeg4", rate=5)
+    ...     stream.width, stream.height, stream.pix_fmt = 32, 24, "yuv420p"
+    ...     for value in range(0, 250, 25):
+    ...         image = np.full((24, 32, 3), value, np.uint8)
+    ...         out.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+    ...     out.mux(stream.encode())
+    >>> with VideoReader(path) as reader:
+    ...     clip = reader.read([0, 4, 8])
+    ...     print(reader.num_frames, clip.frames.shape, clip.pts_seconds.tolist())
+    10 (3, 24, 32, 3) [0.0, 0.8, 1.6]
+    >>> folder.cleanup()
+
+    Args:
+        path: a file.
+        threads: for decoding. One by default: data loaders run one worker a core.
+
+    Raises:
+        VideoError: from the constructor and from every method; one line, `path: reason`.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1) -> None:
+        if threads < 1:
+            raise ValueError(f"threads must be 1 or more, not {threads}")
+        self.path = str(path)
+        self._threads = threads
+        self._container, self._stream = open_video(self.path, threads)
+        self._kept: list[Any] | None = None
+        try:
+            self._table: FrameTable = read_frame_table(self.path, self._container, self._stream)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._kept = None
+        self._container.close()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def num_frames(self) -> int:
+        """The number of frames, counted."""
+        return len(self._table.pts) if self._table.exact else self._decoded_count
+
+    @property
+    def fps(self) -> float:
+        """Average frames per second; 1 where the file says nothing."""
+        rate = self._stream.average_rate or self._stream.guessed_rate or self._stream.base_rate
+        return float(rate) if rate else 1.0
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the first frame to the end of the last."""
+        if not self._table.exact:
+            return self.num_frames / self.fps
+        pts = self._table.pts
+        return float((pts[-1] - pts[0]) * self._stream.time_base) + 1.0 / self.fps
+
+    @property
+    def frame_seconds(self) -> npt.NDArray[np.float64]:
+        """The time at which each frame is shown, (num_frames,), ascending."""
+        if not self._table.exact:
+            return np.arange(self.num_frames, dtype=np.float64) / self.fps
+        return self._table.pts.astype(np.float64) * float(self._stream.time_base)
+
+    @property
+    def info(self) -> VideoInfo:
+        """Everything known of the file."""
+        sheet = self._fetch(np.zeros(1, dtype=np.int64))
+        height, width = sheet.frames.shape[1:3]
+        gaps = np.diff(self.frame_seconds)
+        typical = float(np.median(gaps)) if len(gaps) else 0.0
+        covers = av.stream.Disposition.attached_pic
+        context = self._stream.codec_context
+        return VideoInfo(
+            path=self.path,
+            width=width,
+            height=height,
+            rotation_degrees=sheet.rotation_degrees,
+            fps=self.fps,
+            duration_seconds=self.duration_seconds,
+            frames=self.num_frames,
+            header_frames=self._stream.frames,
+            variable_frame_rate=bool(
+                len(gaps) and (gaps.max() > 1.5 * typical or gaps.min() < 0.5 * typical)
+            ),
+            video_streams=sum(not s.disposition & covers for s in self._container.streams.video),
+            codec=context.codec.canonical_name,
+            pixel_format=context.pix_fmt or "unknown",
+            container=self._container.format.name,
+        )
+
+    def read(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Clip:
+        """Return the frames with these numbers, in the order given; a number may occur more than once.
+
+        The video is decoded at most once, forwards, whatever the order. Only wanted frames become pixels. A
+        frame that the file lists but the decoder leaves out (before the first key frame, or a repeated
+        picture) is shown as the one before it, or else after it, as a player does; `pts_seconds` tells which
+        was shown.
+
+        Raises:
+            ValueError: no numbers, or one outside the video.
+            VideoError: decoding fails before the last wanted frame.
+        """
+        asked = np.asarray(indices, dtype=np.int64)
+        if asked.ndim != 1 or not len(asked):
+            raise ValueError(f"read needs a list of frame numbers, not an array of shape {asked.shape}")
+        wanted, inverse = np.unique(asked, return_inverse=True)
+        if wanted[0] < 0 or wanted[-1] >= self.num_frames:
+            raise ValueError(
+                f"{self.path}: frames {wanted[0]} .. {wanted[-1]} asked of a video of {self.num_frames}"
+            )
+        sheet = self._fetch(wanted)
+        frames, seconds = sheet.frames, sheet.seconds
+        if len(wanted) != len(asked) or np.any(inverse[1:] < inverse[:-1]):
+            frames, seconds = frames[inverse], seconds[inverse]
+        return Clip(frames, asked, seconds, self.path)
+
+    # -- from wanted numbers to pixels
+    # ------------------------------------------------------------------------------
+
+    def _fetch(self, wanted: Numbers) -> _ContactSheet:
+        sheet = _ContactSheet(self.path, wanted)
+        if self._table.exact:
+            for start, run in self._runs(wanted):
+                # A decoder may stumble where it was made to start late or to skip; the plain pass below
+                # decides then.
+                with suppress(VideoError):
+                    for number, frame in self._decode(start, run):
+                        if number in sheet.pending:
+                            sheet.put(number, frame, self._seconds(number))
+        if sheet.pending:
+            self._fetch_plainly(sheet)
+        return sheet
+
+    def _fetch_plainly(self, sheet: _ContactSheet) -> None:
+        """Decode everything from the first packet up to the last pending frame; hold what does not appear."""
+        shown: tuple[int, Any] | None = None
+        for number, frame in self._decode(None, None):
+            for late in sorted(n for n in sheet.pending if n < number):
+                source = shown or (number, frame)
+                sheet.put(late, source[1], self._seconds(source[0]))
+            if number in sheet.pending:
+                sheet.put(number, frame, self._seconds(number))
+            if not sheet.pending:
+                return
+            shown = number, frame
+        if shown is None:
+            raise VideoError(self.path, "no frame can be decoded")
+        for late in sorted(sheet.pending):
+            if late - shown[0] > _TAIL_TOLERANCE:
+                raise VideoError(
+                    self.path,
+                    f"decoding ends after frame {shown[0] + 1} of {self.num_frames} without an error",
+                )
+            sheet.put(late, shown[1], self._seconds(shown[0]))
+
+    def _seconds(self, number: int) -> float:
+        if self._table.exact:
+            return float(self._table.pts[number] * self._stream.time_base)
+        return number / self.fps
+
+    def _runs(self, wanted: Numbers) -> Iterator[tuple[int | None, Numbers]]:
+        """Cut the wanted numbers where a jump to a key frame is cheaper than decoding on."""
+        if not self._table.seekable:
+            yield None, wanted
+            return
+        start: int | None = None
+        begin, reached = 0, 0
+        for i, number in enumerate(wanted.tolist()):
+            key = self._table.key_frame_before(number)
+            if key >= 0 and self._table.key_frames[key] - reached > _SEEK_GAIN:
+                if i > begin:
+                    yield start, wanted[begin:i]
+                begin, start = i, key
+            reached = number
+        yield start, wanted[begin:]
+
+    def _decode(self, start: int | None, run: Numbers | None) -> Iterator[tuple[int, Any]]:
+        """Yield (number, decoded frame): from key frame `start` to the end of `run`, or all (both None)."""
+        if run is None and self._kept is not None:
+            yield from enumerate(self._kept)
+            return
+        exact, pts = self._table.exact, self._table.pts
+        wanted = None if run is None else {int(pts[number]) for number in run}
+        context = None
+        count, number = 0, -1
+        try:
+            for packet in self._packets(start, afresh=run is None):
+                if context is None and wanted is not None:
+                    codec = self._stream.codec_context
+                    context = codec if codec.codec.canonical_name in _SKIPPING_CODECS else None
+                if context is not None and wanted is not None:
+                    context.skip_frame = "DEFAULT" if packet.pts in wanted or packet.pts is None else "NONREF"
+                for frame in packet.decode():
+                    if exact and frame.pts is not None:
+                        number = min(int(np.searchsorted(pts, frame.pts)), len(pts) - 1)
+                    else:
+                        number = count
+                    count += 1
+                    yield number, frame
+                    if run is not None and number >= run[-1]:
+                        return
+        except (OSError, ValueError, av.FFmpegError) as error:
+            total = f" of {len(pts)}" if exact else ""
+            reason = getattr(error, "strerror", None) or str(error)
+            raise VideoError(
+                self.path, f"decoding fails after frame {number + 1}{total}: {reason}"
+            ) from error
+        finally:
+            if context is not None:
+                context.skip_frame = "DEFAULT"
+
+    def _packets(self, start: int | None, afresh: bool) -> Iterator[Any]:
+        """Iterate over the packets from a key frame, or from the first packet."""
+        table = self._table
+        if table.seekable and not afresh:
+            key = 0 if start is None else start
+            self._container.seek(int(table.key_seek[key]), stream=self._stream)
+            packets = self._container.demux(self._stream)
+            first = next(packets)
+            if start is None and first.pts == table.first_packet_pts:
+                return chain([first], packets)
+            if start is not None:
+                if not first.is_keyframe or first.pts is None or first.pts > table.key_pts[key]:
+                    raise VideoError(self.path, "the index is wrong")
+                return chain([first], packets)
+        self._container.close()
+        self._container, self._stream = open_video(self.path, self._threads)
+        return cast("Iterator[Any]", self._container.demux(self._stream))
+
+    @cached_property
+    def _decoded_count(self) -> int:
+        """Count the frames of a file whose packets do not tell, by decoding it, once for each process."""
+        file = Path(self.path).stat()
+        known = _decoded_counts.get((self.path, file.st_size, file.st_mtime_ns))
+        if known is not None:
+            return known
+        kept: list[Any] | None = []
+        count = held_bytes = 0
+        for _, frame in self._decode(None, None):
+            count += 1
+            held_bytes += sum(plane.buffer_size for plane in frame.planes)
+            if held_bytes > _KEEP_BYTES:
+                kept = None
+            if kept is not None:
+                kept.append(frame)
+        if not count:
+            raise VideoError(self.path, "no frame can be decoded")
+        self._kept = kept
+        _decoded_counts[self.path, file.st_size, file.st_mtime_ns] = count
+        return count
+
+
+class _ContactSheet:
+    """The wanted frames of one call, filled in as they are decoded."""
+
+    def __init__(self, path: str, wanted: Numbers) -> None:
+        self.path = path
+        self.row = {int(number): row for row, number in enumerate(wanted)}
+        self.pending = set(self.row)
+        self.frames = np.empty((0, 0, 0, 3), dtype=np.uint8)  # made when the first frame tells its size
+        self.seconds = np.zeros(len(wanted), dtype=np.float64)
+        self.rotation_degrees = 0
+        self._size = (0, 0)
+        self._reformatter = VideoReformatter()  # holds swscale's tables, which cost more than a conversion
+
+    def put(self, number: int, frame: Any, seconds: float) -> None:
+        """Turn one decoded frame into upright RGB at its place."""
+        if not len(self.frames):
+            self._size = (frame.width, frame.height)
+            self.rotation_degrees = round(frame.rotation / 90) * 90
+        # A stream may change its size midway: what follows is scaled to the first wanted frame.
+        width, height = self._size
+        try:
+            rgb = self._reformatter.reformat(frame, width=width, height=height, **_RGB_OPTIONS)
+        except (OSError, ValueError, av.FFmpegError) as error:
+            raise VideoError(
+                self.path, f"pixel format {frame.format.name} cannot be turned into RGB"
+            ) from error
+        plane = rgb.planes[0]
+        image: npt.NDArray[np.uint8] = np.ndarray(
+            (height, width, 3), np.uint8, buffer=memoryview(plane), strides=(plane.line_size, 3, 1)
+        )
+        if self.rotation_degrees:
+            image = np.rot90(image, self.rotation_degrees // 90)
+        if not len(self.frames):
+            self.frames = np.empty((len(self.row), *image.shape), dtype=np.uint8)
+        self.frames[self.row[number]] = image
+        self.seconds[self.row[number]] = seconds
+        self.pending.discard(number)

@@ -1,0 +1,47 @@
+"""What can be wrong with a video, in one line that names the file."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Problem", "VideoError"]
+
+
+class Problem(NamedTuple):
+    """A file (or a line of a list) that cannot be used, and why.
+
+    >>> print(Problem("clips/a.mp4", "the file is empty (0 bytes)"))
+    clips/a.mp4: the file is empty (0 bytes)
+
+    A plain tuple of strings, so that it travels through data-loader workers and device transfers unharmed.
+    """
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class VideoError(ValueError):
+    """A video that cannot be decoded; the text is one line, `path: reason`.
+
+    >>> error = VideoError("clips/a.mp4", "no such file")
+    >>> print(error)
+    clips/a.mp4: no such file
+    >>> error.problem
+    Problem(path='clips/a.mp4', reason='no such file')
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)  # both in args: the error survives pickling between processes
+        self.path = path
+        self.reason = " ".join(reason.split())
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+    @property
+    def problem(self) -> Problem:
+        """The same as a record to keep."""
+        return Problem(self.path, self.reason)

@@ -1,0 +1,258 @@
+"""What there is to train or test on: folders, lists and published csv files become records.
+
+Nothing is opened here. A line that cannot be used becomes a `Problem` and is left out; a source with nothing
+usable is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from nonlocal_nn.data.errors import Problem
+
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "Manifest",
+    "ManifestKind",
+    "Problem",
+    "VideoRecord",
+    "find_videos",
+    "read_classes",
+    "read_manifest",
+]
+
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *(
+            "mp4",
+            "m4v",
+            "mov",
+            "avi",
+            "divx",
+            "mkv",
+            "webm",
+            "mpg",
+            "mpeg",
+            "m2v",
+            "ts",
+            "mts",
+            "m2ts",
+            "vob",
+        ),
+        *("wmv", "asf", "flv", "3gp", "3g2", "ogv", "mxf", "gif"),
+    )
+)
+
+ManifestKind = Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRecord:
+    """One video and what it shows.
+
+    Attributes:
+        path: the file.
+        labels: class numbers; several, or none, where videos are multi-label.
+        start_seconds, end_seconds: the labelled stretch of an uncut video; None for all of it.
+    """
+
+    path: str
+    labels: tuple[int, ...]
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The videos of one split.
+
+    >>> manifest = Manifest.of_paths(["a.mp4", "b.mp4"], labels=[1, 0], classes=["run", "walk"])
+    >>> print(manifest.describe())
+    2 videos, 2 classes (1 to 1 videos each)
+
+    Attributes:
+        records: usable ones, in the order of the source.
+        classes: their names; labels are positions in it.
+        multi_label: may a video have several labels, or none?
+        problems: what was left out, and why.
+    """
+
+    records: tuple[VideoRecord, ...]
+    classes: tuple[str, ...]
+    multi_label: bool = False
+    problems: tuple[Problem, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.classes)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The number of videos of each class."""
+        counter = Counter(label for record in self.records for label in record.labels)
+        return tuple(counter[label] for label in range(len(self.classes)))
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        text = f"{len(self)} videos, {self.num_classes} classes"
+        if self.counts and any(self.counts):
+            text += f" ({min(self.counts)} to {max(self.counts)} videos each)"
+        if self.multi_label:
+            text += ", several labels a video"
+        if self.problems:
+            text += f", {len(self.problems)} left out (first: {self.problems[0]})"
+        return text
+
+    @classmethod
+    def of_paths(
+        cls, paths: Sequence[str | Path], labels: Sequence[int] | None = None, classes: Sequence[str] = ()
+    ) -> Manifest:
+        """Make a manifest of files, with one label each or, to predict, none."""
+        if labels is not None and len(labels) != len(paths):
+            raise ValueError(f"{len(labels)} labels for {len(paths)} videos")
+        each = [()] * len(paths) if labels is None else [(label,) for label in labels]
+        return cls(
+            tuple(VideoRecord(str(path), label) for path, label in zip(paths, each, strict=True)),
+            tuple(classes),
+        )
+
+
+def read_manifest(
+    source: str | Path,
+    *,
+    kind: ManifestKind = "auto",
+    root: str | Path | None = None,
+    classes: Sequence[str] | int | None = None,
+    where: str | None = None,
+) -> Manifest:
+    """Read a folder or a list of labelled videos.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in ("walk/b.mp4", "run/a.mp4"):
+    ...         (Path(folder) / name).parent.mkdir()
+    ...         _ = (Path(folder) / name).write_bytes(b"not opened here")
+    ...     manifest = read_manifest(folder)
+    >>> manifest.classes, [record.labels for record in manifest.records]
+    (('run', 'walk'), [(0,), (1,)])
+
+    Args:
+        source: a folder or a file, of one of these kinds.
+        kind: "folders": `root/<class>/**/<video>`.
+            "list": lines `path label`, the label a number or a class name, or several numbers (`a.mp4 0 3` or
+            `a.mp4 0,3`: multi-label).
+            "kinetics_csv": columns label, youtube_id, time_start, time_end; videos `<id>_<start>_<end>` (six
+            digits each) or `<id>` anywhere under root, with any video suffix.
+            "charades_csv": columns id and actions (`c092 11.90 21.20;...`), 157 classes, multi-label,
+            videos `<id>`.
+            "csv": columns path and label (several separated by `;`), optionally start_seconds and
+            end_seconds, and any others.
+            "auto": a folder, or what the first line of the file looks like.
+        root: where videos lie; by default the folder of the file. A list made on another machine works too:
+            where an absolute path does not exist, its last two parts, then its last, are looked for under
+            root.
+        classes: names in order, or their number; by default those that occur (in a csv: in all rows, so
+            that the splits made by `where` agree).
+        where: rows of a csv to keep, such as "set == 1 and sequence not in 3, 4" (see `RowFilter`).
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: nothing usable in it, a missing column, or a `where` that does not fit.
+    """
+    from nonlocal_nn.data import annotations
+
+    path = Path(source)
+    if kind not in get_args(ManifestKind):
+        raise ValueError(f"kind must be one of {', '.join(get_args(ManifestKind))}, not {kind!r}")
+    if not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {path}")
+    names = tuple(str(n) for n in range(classes)) if isinstance(classes, int) else classes
+    known = None if names is None else tuple(names)
+    if known is not None and len(set(known)) != len(known):
+        twice = [name for name, count in Counter(known).items() if count > 1]
+        raise ValueError(f"class names occur twice: {', '.join(twice)}")
+
+    if kind == "auto":
+        kind = "folders" if path.is_dir() else annotations.guess_kind(path)
+    if (kind == "folders") != path.is_dir():
+        raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'a file'}, which kind={kind!r} is not")
+    if where is not None and kind in {"folders", "list"}:
+        raise ValueError(
+            f"where={where!r} chooses rows of a csv with a header; {path} has none (kind {kind!r})"
+        )
+
+    if kind == "folders":
+        manifest = _read_folders(path, known)
+    else:
+        folder = Path(root) if root is not None else path.parent
+        manifest = annotations.READERS[kind](path, folder, known, where)
+    if not manifest.records:
+        reasons = "; ".join(str(problem) for problem in manifest.problems[:3]) or "it is empty"
+        raise ValueError(f"no usable video in {path} (read as {kind!r}): {reasons}")
+    return manifest
+
+
+def find_videos(folder: str | Path) -> list[Path]:
+    """Return every video file under a folder, at any depth, sorted; hidden files left out, links followed."""
+    found: list[Path] = []
+    seen: set[str] = set()  # a link may lead back up
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(here, name)
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
+        ]
+    return sorted(found)
+
+
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """Return the class names of a file with one a line; empty lines at the end are ignored.
+
+    Raises:
+        ValueError: no names, or an empty line between them.
+    """
+    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    if not lines or not all(lines):
+        raise ValueError(f"{path}: one class name a line was expected, and no empty line between them")
+    return tuple(lines)
+
+
+def _read_folders(root: Path, classes: tuple[str, ...] | None) -> Manifest:
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if classes is None:
+        classes = tuple(folder.name for folder in folders)
+    records: list[VideoRecord] = []
+    problems: list[Problem] = []
+    for folder in folders:
+        if folder.name not in classes:
+            problems.append(Problem(str(folder), "this folder is none of the classes"))
+            continue
+        videos = find_videos(folder)
+        if not videos:
+            problems.append(Problem(str(folder), "this class folder holds no videos"))
+        label = classes.index(folder.name)
+        records += [VideoRecord(str(video), (label,)) for video in videos]
+    problems += [
+        Problem(str(entry), "lies beside the class folders, not in one")
+        for entry in sorted(root.iterdir())
+        if entry.is_file() and entry.suffix.lower() in VIDEO_SUFFIXES and not entry.name.startswith(".")
+    ]
+    if not folders:
+        problems.insert(0, Problem(str(root), "no class folders (expected root/<class>/<video>)"))
+    return Manifest(tuple(records), classes, problems=tuple(problems))
