@@ -2,11 +2,78 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from pathlib import Path
 from typing import Any
 
 from nonlocal_nn.training.config import TrainConfig
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train (or go on training) as `config` says; returns what results.json holds."""
-    raise NotImplementedError("being written")
+    """Train a network as `config` says, or go on with the run in `config.out` if `config.resume`.
+
+    >>> from nonlocal_nn.training.config import DataConfig
+    >>> train(TrainConfig(out="runs/never-made", data=DataConfig(train="no/such/folder")))
+    Traceback (most recent call last):
+    FileNotFoundError: no such file or folder: no/such/folder
+
+    The run can be killed at any moment: resumed, it ends with the same weights, bit for bit, as if it had
+    never stopped (on one kind of machine, and as far as the device's own operations are repeatable; on the
+    CPU they are).
+
+    In a distributed run (torchrun, SLURM, or `config.devices` > 1) every process calls this; all return the
+    same.
+
+    Returns:
+        What results.json holds: model, parameters, classes, seed, steps, train_seconds, the last metrics, and
+        `weights_sha256`, the hash of the finished weights.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: something in the config that cannot be; nothing was
+            changed.
+        TooManyBadVideosError: more than `config.data.max_bad_videos` of the training videos are broken.
+        TrainingInterrupted: Ctrl-C or SIGTERM, after saving. A SystemExit with code 128 + signal.
+    """
+    from nonlocal_nn.training.run_folder import finished_results
+    from nonlocal_nn.training.signals import SignalNotes, StopRequestedError, TrainingInterrupted
+
+    out = Path(config.out)
+    first_process = process_rank() == 0
+    results = finished_results(config)
+    if results is not None:
+        if first_process:
+            sys.stderr.write(f"the run in {out} is finished; nothing to do\n")
+        return results
+
+    from nonlocal_nn.training.start import read_manifests
+
+    manifests = read_manifests(config.data)  # the most likely mistakes first, before Lightning loads
+    with SignalNotes() as notes:
+        try:
+            from nonlocal_nn.training.engine import run_training
+
+            return run_training(config, manifests, notes, first_process=first_process)
+        except StopRequestedError as stop:
+            number = stop.signal_number
+        except KeyboardInterrupt:
+            number = int(signal.SIGINT)
+    if first_process:
+        name = signal.Signals(number).name
+        sys.stderr.write(
+            f"stopped by {name}; go on with: nonlocal train --config {out / 'config.yaml'} --resume true\n"
+        )
+    raise TrainingInterrupted(number, out)
+
+
+def process_rank() -> int:
+    """Which of the processes of a distributed run this is, from what their launcher says; 0 in a run of one.
+
+    >>> process_rank()
+    0
+    """
+    for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        if variable in os.environ:
+            return int(os.environ[variable])
+    return 0

@@ -1,0 +1,122 @@
+"""The videos of a run as Lightning and the loop around it ask for them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from nonlocal_nn.data.dataset import ClipBatch, ClipDataset, ViewDataset, collate_samples
+from nonlocal_nn.training.batches import CentreClips, collate_centre_clips
+from nonlocal_nn.training.sampler import SampleStream, StepBatches
+from nonlocal_nn.training.signals import ignore_in_worker
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How batches are cut: `batch_size` clips a step, in `accumulate` parts on each process."""
+
+    batch_size: int
+    accumulate: int
+    total_steps: int
+    seed: int
+    workers: int
+
+
+class ClipDataModule(pl.LightningDataModule):
+    """Training batches from any step on, and validation clips, each process its share."""
+
+    def __init__(self, train: ClipDataset, val: ViewDataset | None, options: BatchOptions) -> None:
+        super().__init__()
+        self.train = train
+        self.val = val
+        self.options = options
+        self._stream = SampleStream(len(train), options.seed)
+
+    def check_shares(self, processes: int) -> None:
+        """Raise ValueError where the batch cannot be shared out evenly over the processes."""
+        StepBatches(
+            self._stream, self.options.batch_size, 0, accumulate=self.options.accumulate, processes=processes
+        )
+
+    @property
+    def num_videos(self) -> int:
+        """Training videos."""
+        return len(self.train)
+
+    @property
+    def has_val(self) -> bool:
+        """Whether there are validation videos."""
+        return self.val is not None
+
+    def train_dataloader(self) -> DataLoader[ClipBatch]:
+        """One loader for the whole run, from the step on that Lightning has restored by now (0 in a new
+        run).
+        """
+        assert self.trainer is not None
+        return self._loader(self.trainer.global_step, self.options.total_steps)
+
+    def batches(self, first_step: int, count: int) -> Iterator[ClipBatch]:
+        """The `count` batches, as they go through the model, of the steps from `first_step` on."""
+        steps = math.ceil(count / self.options.accumulate)
+        return itertools.islice(iter(self._loader(first_step, first_step + steps)), count)
+
+    def val_batches(self) -> DataLoader[CentreClips]:
+        """This process's share of the validation videos, in order."""
+        assert self.val is not None
+        rank, processes = self._rank()
+        share = range(rank, len(self.val), processes)
+        size = max(1, self.options.batch_size // (processes * self.options.accumulate))
+        loader: DataLoader[CentreClips] = DataLoader(
+            Subset(self.val, share),  # type: ignore[arg-type]  # CentreClips is what the collate function makes
+            batch_size=size,
+            collate_fn=collate_centre_clips,
+            num_workers=min(self.options.workers, len(share)),
+            worker_init_fn=ignore_in_worker,
+        )
+        return loader
+
+    def _loader(self, start_step: int, stop_step: int) -> DataLoader[ClipBatch]:
+        rank, processes = self._rank()
+        batches = StepBatches(
+            self._stream,
+            batch_size=self.options.batch_size,
+            start_step=start_step,
+            stop_step=stop_step,
+            accumulate=self.options.accumulate,
+            rank=rank,
+            processes=processes,
+        )
+        loader = DataLoader(
+            self.train,
+            # torch asks for indices; what the sampler gives is handed to the data set as it is
+            batch_sampler=cast("Sequence[list[int]]", batches),
+            collate_fn=collate_samples,
+            num_workers=self.options.workers,
+            worker_init_fn=ignore_in_worker,
+            pin_memory=torch.cuda.is_available(),
+        )
+        return cast("DataLoader[ClipBatch]", loader)
+
+    def _rank(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+
+def default_workers(local_processes: int) -> int:
+    """Decoding processes for each of the training processes of this machine: its cores shared out, at most
+    16.
+
+    One core is left to the training process itself where there are more than two.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // local_processes
+    return max(1, min(16, share - 1 if share > 2 else share))

@@ -1,0 +1,299 @@
+"""What happens between two steps, in this order: broken videos, metrics, validation, checkpoint, stop.
+
+The order is what makes a run resumable: a checkpoint holds everything that came before it, and nothing is
+reported after it that a resumed run would not report again.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from nonlocal_nn.data.dataset import ClipBatch
+from nonlocal_nn.data.errors import Problem
+from nonlocal_nn.training import precise_bn, processes
+from nonlocal_nn.training.checkpoint import LAST
+from nonlocal_nn.training.csv_log import MetricsCsv
+from nonlocal_nn.training.datamodule import ClipDataModule
+from nonlocal_nn.training.progress import TrainingProgress
+from nonlocal_nn.training.schedule import epoch_ends
+from nonlocal_nn.training.signals import SignalNotes, StopRequestedError
+from nonlocal_nn.training.skipped import SkippedVideos
+from nonlocal_nn.training.task import ClassifierTask
+from nonlocal_nn.training.validate import ValidationStoppedError, validate
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """The part of the configuration that this file acts upon."""
+
+    out: Path
+    accumulate: int
+    batch_size: int
+    precise_bn: int
+    val_every_epochs: int
+    log_every_steps: int
+    checkpoint_every_seconds: float
+    checkpoint_every_steps: int | None
+    progress: bool
+    fingerprint: str
+
+
+class BetweenSteps(pl.Callback):
+    """Reports, validates, saves and stops a training run; at its end measures the precise batch norm
+    statistics.
+
+    After training `metrics` has the last figures of each kind, and `elapsed_seconds` the time spent training,
+    of all the parts of an interrupted run together.
+    """
+
+    def __init__(self, options: LoopOptions, skipped: SkippedVideos, notes: SignalNotes) -> None:
+        self.options = options
+        self.skipped = skipped
+        self.notes = notes
+        self.metrics: dict[str, float] = {}
+        self.elapsed_seconds = 0.0
+        self._validated_step = -1
+        self._ends: frozenset[int] = frozenset()
+        self._pending: list[Problem] = []  # broken videos of this step, on this process
+        self._csv: MetricsCsv | None = None
+        self._progress: TrainingProgress | None = None
+        self._saved_at = self._reported_at = self._clock = 0.0
+
+    # Lightning puts these into the checkpoint.
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside weights, optimizer and step."""
+        return {
+            "skipped": self.skipped.state(),
+            "metrics": self.metrics,
+            "elapsed_seconds": self._elapsed(),
+            "validated_step": self._validated_step,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.skipped.load(state_dict["skipped"])
+        self.metrics = dict(state_dict["metrics"])
+        self.elapsed_seconds = float(state_dict["elapsed_seconds"])
+        self._validated_step = int(state_dict["validated_step"])
+
+    def on_save_checkpoint(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        checkpoint: dict[str, Any],  # noqa: ARG002
+    ) -> None:
+        """What is checked before Lightning loads the rest."""
+        checkpoint["nonlocal_nn"] = {"fingerprint": self.options.fingerprint}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the reports where the checkpoint stands."""
+        task = _task(pl_module)
+        self.notes.install()
+        self._clock = self._saved_at = self._reported_at = time.monotonic()
+        self._ends = epoch_ends(task.plan, self.options.val_every_epochs)
+        step = trainer.global_step
+        if trainer.is_global_zero:
+            self._csv = MetricsCsv(self.options.out / "metrics.csv", from_step=step)
+            if self.options.progress:
+                self._progress = TrainingProgress(task.plan.total_steps, step)
+        if step in self._ends and self._validated_step != step:  # stopped in the middle of it
+            self._validate_or_stop(trainer, task)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: ClipBatch,
+        batch_idx: int,
+    ) -> None:
+        """Once a step is complete (with its accumulated parts), everything that comes between it and the
+        next.
+        """
+        task = _task(pl_module)
+        self._pending += self.skipped.unseen(batch.skipped)
+        if (batch_idx + 1) % self.options.accumulate:
+            return
+        step = trainer.global_step
+        last = step == task.plan.total_steps
+        stop, bad, save = processes.maximum(
+            [self._stop_signal(trainer), len(self._pending), self._save_is_due(trainer, step)], task.device
+        )
+        try:
+            if bad:
+                self._report_skipped(trainer)
+            if step % self.options.log_every_steps == 0 or last:
+                self._report_training(trainer, task)
+            elif self._progress is not None:
+                self._progress.advance(step)
+            if step in self._ends and not stop:
+                self._validate(trainer, task)
+        except ValidationStoppedError:
+            stop = self._stop_signal(trainer)
+        if save or stop or last:
+            self._save(trainer)
+        if stop:
+            raise StopRequestedError(stop)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Precise batch norm and the last validation, with the final weights. Interrupted, they are done
+        again from the checkpoint of the last step, with the same outcome.
+        """
+        task = _task(pl_module)
+        if self.options.precise_bn:
+            self._say_phase("batch norm statistics")
+            precise_bn.update_statistics(
+                task.model,
+                self._measured_clips(trainer, task),
+                reduce_mean=processes.mean,
+                context=trainer.precision_plugin.forward_context,
+            )
+        self._validate_or_stop(trainer, task)
+        self.elapsed_seconds = self._elapsed()
+        self._clock = time.monotonic()
+
+    def on_exception(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        exception: BaseException,  # noqa: ARG002
+    ) -> None:
+        """Give the terminal back."""
+        self.close()
+
+    def close(self) -> None:
+        """Take the progress bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+
+    def _elapsed(self) -> float:
+        return self.elapsed_seconds + (time.monotonic() - self._clock if self._clock else 0.0)
+
+    def _stop_signal(self, trainer: pl.Trainer) -> int:
+        # Lightning's own note: a SIGTERM that came before `on_train_start` took the signal over
+        return self.notes.received or (signal.SIGTERM if trainer.received_sigterm else 0)
+
+    def _save_is_due(self, trainer: pl.Trainer, step: int) -> int:
+        every = self.options.checkpoint_every_steps
+        by_time = time.monotonic() - self._saved_at >= self.options.checkpoint_every_seconds
+        return int((trainer.is_global_zero and by_time) or (every is not None and step % every == 0))
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.options.out / LAST)
+        self._saved_at = time.monotonic()
+
+    def _report_skipped(self, trainer: pl.Trainer, problems: list[Problem] | None = None) -> None:
+        """All processes learn of the videos that any of them passed over, so that all stop together if there
+        are too many.
+        """
+        training = problems is None
+        found = processes.gather(self._pending) if training else list(problems or ())
+        if training:
+            self._pending = []
+        self.skipped.add(found, warn=trainer.is_global_zero, write=trainer.is_global_zero, training=training)
+
+    def _report_training(self, trainer: pl.Trainer, task: ClassifierTask) -> None:
+        step = trainer.global_step
+        sums = processes.total(
+            [float(task.loss_sum), float(task.right_sum), float(task.clips_seen)], task.device
+        )
+        task.loss_sum = task.right_sum = 0.0
+        task.clips_seen = 0
+        now = time.monotonic()
+        loss, clips = sums[0] / sums[2], sums[2]
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss became {loss} within the steps up to {step}: the learning rate ({rate:g} here) is "
+                "probably too high; lower optim.lr, add schedule.warmup or set optim.clip_norm"
+            )
+        values = {
+            "epoch": step / task.plan.steps_per_epoch,
+            "lr": rate,
+            "train_loss": loss,
+            "clips_per_second": clips / max(now - self._reported_at, 1e-9),
+        }
+        if task.loss_name == "cross_entropy":
+            values["train_top1"] = 100 * sums[1] / clips
+        self._reported_at = now
+        self._log(trainer, values)
+        if self._progress is not None:
+            self._progress.update(step, epoch=values["epoch"], loss=loss, lr=rate)
+
+    def _validate(self, trainer: pl.Trainer, task: ClassifierTask) -> None:
+        data = _data(trainer)
+        if not data.has_val:
+            return
+        self._say_phase("validation")
+        started = time.monotonic()
+        metrics, problems = validate(
+            task.model,
+            data.val_batches(),
+            task.loss_name,
+            task.prepare,
+            context=trainer.precision_plugin.forward_context,
+            # several processes would have to agree in the middle of it: there it is gone through to its end
+            should_stop=lambda: self._stop_signal(trainer) != 0 and not processes.several(),
+        )
+        self._reported_at += time.monotonic() - started  # clips per second are those of training
+        self._validated_step = trainer.global_step
+        self._report_skipped(trainer, problems)
+        self._log(trainer, metrics)
+        if self._progress is not None:
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            epoch = trainer.global_step / task.plan.steps_per_epoch
+            self._progress.say(f"epoch {epoch:.2f}  {figures}")
+
+    def _validate_or_stop(self, trainer: pl.Trainer, task: ClassifierTask) -> None:
+        try:
+            self._validate(trainer, task)
+        except ValidationStoppedError:
+            raise StopRequestedError(self._stop_signal(trainer)) from None
+
+    def _measured_clips(self, trainer: pl.Trainer, task: ClassifierTask) -> Iterator[Tensor]:
+        """The clips of the batches that would come next, so that they depend on the seed and the length
+        alone.
+        """
+        data = _data(trainer)
+        one_pass = math.ceil(data.num_videos / self.options.batch_size)
+        for batch in data.batches(task.plan.total_steps, min(self.options.precise_bn, one_pass)):
+            stop, bad = processes.maximum(
+                [self._stop_signal(trainer), len(self.skipped.unseen(batch.skipped))], task.device
+            )
+            if stop:
+                raise StopRequestedError(stop)
+            self._pending = self.skipped.unseen(batch.skipped)
+            if bad:
+                self._report_skipped(trainer)
+            yield task.prepare(batch.video)
+
+    def _log(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
+        self.metrics.update(values)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+        if self._csv is not None:
+            self._csv.add(trainer.global_step, values)
+
+    def _say_phase(self, name: str) -> None:
+        if self._progress is not None:
+            self._progress.phase(name)
+
+
+def _task(module: pl.LightningModule) -> ClassifierTask:
+    assert isinstance(module, ClassifierTask)
+    return module
+
+
+def _data(trainer: pl.Trainer) -> ClipDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, ClipDataModule)
+    return data

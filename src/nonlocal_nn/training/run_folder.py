@@ -1,0 +1,111 @@
+"""The run folder: what is in it, and whether a run may start, go on, or is finished.
+
+config.yaml          the whole configuration: `nonlocal train --config config.yaml` is this run again
+metrics.csv          loss, accuracy, learning rate by step; tensorboard/ has the same
+checkpoints/last.ckpt    what --resume goes on from
+skipped.csv          videos that could not be used, with reasons
+model.safetensors    the finished model
+results.json         its figures; written last, so a folder that has it is finished
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nonlocal_nn.training.checkpoint import LAST, write_whole
+from nonlocal_nn.training.config import TrainConfig, differences, load_config, save_config
+
+CONFIG = "config.yaml"
+MODEL = "model.safetensors"
+RESULTS = "results.json"
+SKIPPED = "skipped.csv"
+
+
+def finished_results(config: TrainConfig) -> dict[str, Any] | None:
+    """What results.json holds if `config.resume` and the run in its folder is finished; else None.
+
+    Raises:
+        ValueError: it was a run of another configuration.
+    """
+    out = Path(config.out)
+    if not config.resume or not (out / RESULTS).exists():
+        return None
+    _check_same(config, out)
+    results: dict[str, Any] = json.loads((out / RESULTS).read_text())
+    return results
+
+
+def open_run(config: TrainConfig, *, first_process: bool = True) -> bool:
+    """Make the folder ready for this config and tell whether there is a checkpoint to go on from.
+
+    >>> import tempfile
+    >>> from nonlocal_nn.training.config import DataConfig
+    >>> config = TrainConfig(out=tempfile.mkdtemp() + "/run", data=DataConfig(train="videos"))
+    >>> open_run(config), sorted(path.name for path in Path(config.out).iterdir())
+    (False, ['config.yaml'])
+
+    Only the first process of several changes anything on the disk.
+
+    Raises:
+        ValueError: `resume` and `overwrite` together, or a config that differs from that of the run to go on
+            with.
+        FileExistsError: there is something in the folder and neither `resume` nor `overwrite` is given; or
+            `overwrite` is, and it is not a run.
+    """
+    out = Path(config.out)
+    if config.resume and config.overwrite:
+        raise ValueError("resume and overwrite contradict each other: go on with the run, or delete it?")
+    if config.resume:
+        if first_process:
+            _check_same(config, out)
+            _store(config, out)
+        return (out / LAST).exists()
+    if first_process:
+        if out.exists() and not out.is_dir():
+            raise FileExistsError(f"{out} is a file; out must name a folder to make")
+        if out.is_dir() and any(out.iterdir()):
+            _make_way(config, out)
+        _store(config, out)
+    return False
+
+
+def _make_way(config: TrainConfig, out: Path) -> None:
+    is_run = (out / CONFIG).exists()
+    if config.overwrite:
+        if not is_run:
+            raise FileExistsError(
+                f"{out} is not empty and holds no run (no {CONFIG}); it is not deleted for you"
+            )
+        shutil.rmtree(out)
+        return
+    if not is_run:
+        raise FileExistsError(f"{out} is not empty; choose another out folder")
+    state = "a finished run" if (out / RESULTS).exists() else "an unfinished run"
+    raise FileExistsError(
+        f"{out} holds {state}; choose another out folder, or go on with it (--resume), "
+        "or have it deleted first (--overwrite)"
+    )
+
+
+def _check_same(config: TrainConfig, out: Path) -> None:
+    path = out / CONFIG
+    if not path.exists():
+        if out.is_dir() and any(out.iterdir()):
+            raise FileExistsError(f"{out} is not empty and holds no run (no {CONFIG}) to go on with")
+        return
+    changed = differences(load_config(path), config)
+    if changed:
+        raise ValueError(
+            f"the run in {out} was started with another configuration, and going on with this one would give "
+            "weights that neither describes. Different (run -> now): "
+            + "; ".join(changed)
+            + f". Give {path} as --config, or choose another out folder."
+        )
+
+
+def _store(config: TrainConfig, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / CONFIG, lambda partial: save_config(config, partial))

@@ -1,0 +1,96 @@
+"""skipped.csv: every video that could not be used, once, with the reason; and the bound on how many there may
+be.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from nonlocal_nn.data.errors import Problem
+from nonlocal_nn.training.checkpoint import write_whole
+
+
+class TooManyBadVideosError(RuntimeError):
+    """More of the training videos are broken than data.max_bad_videos allows."""
+
+
+class SkippedVideos:
+    """The videos left out so far. `videos` is how many the training set lists, broken ones included.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "skipped.csv"
+    >>> skipped = SkippedVideos(path, videos=4, allowed_share=0.25)
+    >>> skipped.add([Problem("a.mp4", "it is empty"), Problem("a.mp4", "it is empty")], warn=False)
+    >>> path.read_text().split()
+    ['path,reason', 'a.mp4,it', 'is', 'empty']
+    >>> skipped.add([Problem("b.mp4", "no video stream")], warn=False)
+    Traceback (most recent call last):
+    nonlocal_nn.training.skipped.TooManyBadVideosError: 2 of 4 training videos (50.0%) cannot be used, ...
+    """
+
+    def __init__(self, path: Path, videos: int, allowed_share: float) -> None:
+        if not 0 <= allowed_share <= 1:
+            raise ValueError(f"data.max_bad_videos is {allowed_share:g}; it is a share of the videos, 0 to 1")
+        self.path = path
+        self.videos = videos
+        self.allowed_share = allowed_share
+        self.reasons: dict[str, str] = {}
+        self._training: set[str] = set()
+
+    def unseen(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Those not reported before."""
+        return [problem for problem in problems if problem.path not in self.reasons]
+
+    def add(
+        self, problems: Iterable[Problem], *, warn: bool, write: bool = True, training: bool = True
+    ) -> None:
+        """Report problems: a line on stderr for each new one if `warn`, the file if `write`.
+
+        Validation videos (`training` False) are listed but do not count against the bound.
+
+        Raises:
+            TooManyBadVideosError: The share of broken training videos is over the bound; the file is written
+                first.
+        """
+        for problem in (new := self.unseen(problems)):
+            if problem.path in self.reasons:
+                continue  # twice among the new ones
+            self.reasons[problem.path] = problem.reason
+            if warn:
+                sys.stderr.write(f"skipped {problem.path}: {problem.reason}\n")
+        if training:
+            self._training.update(problem.path for problem in new)
+        if new and write:
+            write_whole(self.path, self._write)
+        if len(self._training) > self.allowed_share * self.videos:
+            first = "; ".join(f"{path}: {self.reasons[path]}" for path in sorted(self._training)[:3])
+            raise TooManyBadVideosError(
+                f"{len(self._training)} of {self.videos} training videos "
+                f"({100 * len(self._training) / self.videos:.1f}%) cannot be used, more than "
+                f"data.max_bad_videos = {self.allowed_share:g} allows. All are listed in {self.path}; the first: {first}. "
+                f"Repair or remove them (`nonlocal scan` finds all), or raise data.max_bad_videos."
+            )
+
+    def state(self) -> dict[str, list[list[str]]]:
+        """What a checkpoint keeps."""
+        rows = [[path, reason] for path, reason in self.reasons.items()]
+        return {
+            kind: [r for r in rows if (r[0] in self._training) == (kind == "training")]
+            for kind in ("training", "other")
+        }
+
+    def load(self, state: dict[str, list[list[str]]]) -> None:
+        """Take over what `state` gave."""
+        for kind, rows in state.items():
+            self.reasons.update(dict(rows))
+            if kind == "training":
+                self._training.update(path for path, _ in rows)
+
+    def _write(self, path: Path) -> None:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "reason"])
+            writer.writerows(sorted(self.reasons.items()))

@@ -1,0 +1,134 @@
+"""What a run starts from: its videos, its network, and the weights that network begins with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nonlocal_nn.data.dataset import ClipDataset, ViewDataset
+from nonlocal_nn.data.manifest import Manifest, read_classes, read_manifest
+from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
+from nonlocal_nn.models.spec import VideoResNetSpec
+from nonlocal_nn.models.video_resnet import VideoResNet
+from nonlocal_nn.training.config import DataConfig, ModelConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """Training videos and, where given, validation videos of the same classes."""
+
+    train: Manifest
+    val: Manifest | None
+
+
+def read_manifests(data: DataConfig) -> Manifests:
+    """Read the lists of videos that the config names.
+
+    Raises:
+        ValueError: fewer than two classes, or validation videos with other classes than the training videos.
+    """
+    classes = None if data.classes is None else read_classes(data.classes)
+    train = read_manifest(data.train, kind=data.kind, root=data.root, classes=classes, where=data.train_where)
+    if train.num_classes < 2:
+        raise ValueError(
+            f"{data.train} has {train.num_classes} class ({', '.join(train.classes)}); "
+            "to tell classes apart takes two"
+        )
+    if data.val is None:
+        if data.val_where is not None:
+            raise ValueError("data.val_where chooses rows of data.val, which is not given")
+        return Manifests(train, None)
+    # By name, so that a class the validation videos lack does not shift the labels of the others.
+    val = read_manifest(data.val, kind=data.kind, root=data.root, classes=train.classes, where=data.val_where)
+    if val.multi_label != train.multi_label:
+        several, one = (data.train, data.val) if train.multi_label else (data.val, data.train)
+        raise ValueError(f"{several} has several labels a video, {one} has one: they are different tasks")
+    return Manifests(train, val)
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """The clips of a run, with every default of the config worked out."""
+
+    frames: int
+    stride: int
+    crop: int
+    jitter: tuple[int, int]
+    test_short_side: int
+
+
+def clip_shape(data: DataConfig, spec: VideoResNetSpec) -> ClipShape:
+    """Clip length and sizes: the config's, or those the model is made for, in the paper's proportions.
+
+    >>> from nonlocal_nn.models.catalog import get_spec
+    >>> clip_shape(DataConfig(train="videos"), get_spec("c2d_r50"))
+    ClipShape(frames=32, stride=2, crop=224, jitter=(256, 320), test_short_side=256)
+    """
+    crop = spec.crop if data.crop is None else data.crop
+    return ClipShape(
+        frames=spec.frames if data.clip_frames is None else data.clip_frames,
+        stride=data.frame_stride,
+        crop=crop,
+        jitter=(round(crop * 256 / 224), round(crop * 320 / 224)) if data.jitter is None else data.jitter,
+        test_short_side=round(crop * 256 / 224),
+    )
+
+
+def make_datasets(
+    config: TrainConfig, manifests: Manifests, shape: ClipShape
+) -> tuple[ClipDataset, ViewDataset | None]:
+    """Random clips of the training videos; one centre clip of each validation video."""
+    train = ClipDataset(
+        manifests.train,
+        clip_frames=shape.frames,
+        frame_stride=shape.stride,
+        transform=TrainTransform(crop=shape.crop, jitter=shape.jitter, flip=config.data.flip),
+        seed=config.seed,
+    )
+    if manifests.val is None:
+        return train, None
+    val = ViewDataset(
+        manifests.val,
+        clip_frames=shape.frames,
+        frame_stride=shape.stride,
+        clips=1,
+        transform=ViewTransform(short_side=shape.test_short_side, crop=shape.crop, crops=1),
+    )
+    return train, val
+
+
+def make_model(config: ModelConfig, classes: tuple[str, ...], seed: int) -> tuple[VideoResNet, list[str]]:
+    """The network with its first weights, and lines that tell where those came from.
+
+    Raises:
+        ValueError: both `weights` and `inflate`, an unknown model or option, or weights that do not fit.
+        FileNotFoundError: no such file of weights.
+    """
+    from nonlocal_nn.models.catalog import create_model
+
+    if config.weights is not None and config.inflate is not None:
+        raise ValueError(
+            "model.weights and model.inflate are both given; the first weights come from one of them"
+        )
+    if "num_classes" in config.options:
+        raise ValueError("model.options: num_classes follows from the training videos; leave it out")
+    torch.manual_seed(seed)
+    model = create_model(config.name, num_classes=len(classes), **config.options)
+    model.classes = classes
+    if config.weights is not None:
+        return model, _load_own(model, Path(config.weights))
+    if config.inflate is not None:
+        return model, _load_image_network(model, Path(config.inflate))
+    return model, ["first weights: random"]
+
+
+def _load_own(model: VideoResNet, path: Path) -> list[str]:
+    from nonlocal_nn.models.io import load_weights
+
+    raise NotImplementedError
+
+
+def _load_image_network(model: VideoResNet, path: Path) -> list[str]:
+    raise NotImplementedError
