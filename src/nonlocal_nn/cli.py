@@ -70,8 +70,8 @@ COMMANDS = {
     ),
     "models": Command(
         summary="list the networks: parameters, operations, ratios to the baseline",
-        options="nonlocal_nn.models.table:ModelsConfig",
-        body="nonlocal_nn.models.table:models_command",
+        options="nonlocal_nn.commands.models:ModelsConfig",
+        body="nonlocal_nn.commands.models:models_command",
         example="nonlocal models 'c2d_r50*'",
         positional="pattern",
     ),
