@@ -60,7 +60,7 @@ def test_commands_exist_and_take_these_options(page: Path) -> None:
     from nonlocal_nn import cli
 
     for line, body in blocks(page, "console"):
-        for command in re.findall(r"^\$ (.*(?:\\\n.*)*)", body, re.MULTILINE):
+        for command in re.findall(r"^\$ ((?:.*\\\n)*.*)", body, re.MULTILINE):
             words = shlex.split(command.replace("\\\n", " "), comments=True)
             if words[:1] != ["nonlocal"] or len(words) < 2:
                 continue
