@@ -248,9 +248,12 @@ def test_an_environment_made_by_hand_is_used_and_not_deleted(project: Path) -> N
 
 def test_a_second_call_is_ready_in_well_under_a_second(project: Path) -> None:
     demo(project)
-    start_time = time.monotonic()
-    demo(project)
-    assert time.monotonic() - start_time < 1.0
+    times = []
+    for _ in range(3):  # the best of three: this machine may be busy with other tests
+        start_time = time.monotonic()
+        demo(project)
+        times.append(time.monotonic() - start_time)
+    assert min(times) < 0.5
 
 
 def test_help_teaches_and_installs_nothing(project: Path) -> None:
