@@ -19,12 +19,12 @@ from typing import Any, cast
 import av
 import numpy as np
 import numpy.typing as npt
-from av.video.reformatter import VideoReformatter
 
 from nonlocal_nn.data.errors import VideoError
 from nonlocal_nn.data.packets import FrameTable, open_video, read_frame_table
+from nonlocal_nn.data.pixels import Clip, ContactSheet
 
-__all__ = ["Clip", "VideoError", "VideoInfo", "VideoReader", "probe"]
+__all__ = ["Clip", "DecodeCheck", "VideoError", "VideoInfo", "VideoReader", "probe"]
 
 Numbers = npt.NDArray[np.int64]
 
@@ -39,28 +39,6 @@ _TAIL_TOLERANCE = 2
 _KEEP_BYTES = 64 * 2**20
 # Counts of files that have to be decoded to be counted: (path, size, time of change) -> frames.
 _decoded_counts: dict[tuple[str, int, int], int] = {}
-
-# Older PyAV has no `threads` here. Left alone, swscale would start one thread for each core, in every worker.
-_RGB_OPTIONS: dict[str, Any] = {"format": "rgb24"}
-if "threads" in (VideoReformatter.reformat.__doc__ or ""):
-    _RGB_OPTIONS["threads"] = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """Some frames of one video.
-
-    Attributes:
-        frames: RGB, uint8 (n, height, width, 3), upright.
-        indices: the frame numbers asked for, (n,).
-        pts_seconds: the time at which each is shown, (n,), in seconds from the start of the file's clock.
-        path: the file.
-    """
-
-    frames: npt.NDArray[np.uint8]
-    indices: npt.NDArray[np.int64]
-    pts_seconds: npt.NDArray[np.float64]
-    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +70,24 @@ class VideoInfo:
     codec: str
     pixel_format: str
     container: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeCheck:
+    """What decoding a whole video showed.
+
+    Attributes:
+        info: the file.
+        decoded: frames that the decoder gave; fewer than info.frames where some are repeats, or lack what
+            they depend on.
+        damaged: frames of which the decoder had to make up a part.
+        sizes: the number of different frame sizes.
+    """
+
+    info: VideoInfo
+    decoded: int
+    damaged: int
+    sizes: int
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -236,11 +232,29 @@ class VideoReader:
             frames, seconds = frames[inverse], seconds[inverse]
         return Clip(frames, asked, seconds, self.path)
 
+    def check(self) -> DecodeCheck:
+        """Decode all of it, and turn the first frame into pixels.
+
+        Raises:
+            VideoError: decoding fails anywhere.
+        """
+        info = self.info
+        decoded = damaged = 0
+        last = -1
+        sizes: set[tuple[int, int]] = set()
+        for number, frame in self._decode(None, None):
+            last = max(last, number)
+            decoded += 1
+            damaged += frame.is_corrupt
+            sizes.add((frame.width, frame.height))
+        self._check_tail(last, info.frames - 1)
+        return DecodeCheck(info, decoded, damaged, len(sizes))
+
     # -- from wanted numbers to pixels
     # ------------------------------------------------------------------------------
 
-    def _fetch(self, wanted: Numbers) -> _ContactSheet:
-        sheet = _ContactSheet(self.path, wanted)
+    def _fetch(self, wanted: Numbers) -> ContactSheet:
+        sheet = ContactSheet(self.path, wanted)
         if self._table.exact:
             for start, run in self._runs(wanted):
                 # A decoder may stumble where it was made to start late or to skip; the plain pass below
@@ -253,7 +267,7 @@ class VideoReader:
             self._fetch_plainly(sheet)
         return sheet
 
-    def _fetch_plainly(self, sheet: _ContactSheet) -> None:
+    def _fetch_plainly(self, sheet: ContactSheet) -> None:
         """Decode everything from the first packet up to the last pending frame; hold what does not appear."""
         shown: tuple[int, Any] | None = None
         for number, frame in self._decode(None, None):
@@ -268,12 +282,14 @@ class VideoReader:
         if shown is None:
             raise VideoError(self.path, "no frame can be decoded")
         for late in sorted(sheet.pending):
-            if late - shown[0] > _TAIL_TOLERANCE:
-                raise VideoError(
-                    self.path,
-                    f"decoding ends after frame {shown[0] + 1} of {self.num_frames} without an error",
-                )
+            self._check_tail(shown[0], late)
             sheet.put(late, shown[1], self._seconds(shown[0]))
+
+    def _check_tail(self, last: int, wanted: int) -> None:
+        if wanted - last > _TAIL_TOLERANCE:
+            raise VideoError(
+                self.path, f"decoding ends after frame {last + 1} of {self.num_frames} without an error"
+            )
 
     def _seconds(self, number: int) -> float:
         if self._table.exact:
@@ -370,42 +386,3 @@ class VideoReader:
         self._kept = kept
         _decoded_counts[self.path, file.st_size, file.st_mtime_ns] = count
         return count
-
-
-class _ContactSheet:
-    """The wanted frames of one call, filled in as they are decoded."""
-
-    def __init__(self, path: str, wanted: Numbers) -> None:
-        self.path = path
-        self.row = {int(number): row for row, number in enumerate(wanted)}
-        self.pending = set(self.row)
-        self.frames = np.empty((0, 0, 0, 3), dtype=np.uint8)  # made when the first frame tells its size
-        self.seconds = np.zeros(len(wanted), dtype=np.float64)
-        self.rotation_degrees = 0
-        self._size = (0, 0)
-        self._reformatter = VideoReformatter()  # holds swscale's tables, which cost more than a conversion
-
-    def put(self, number: int, frame: Any, seconds: float) -> None:
-        """Turn one decoded frame into upright RGB at its place."""
-        if not len(self.frames):
-            self._size = (frame.width, frame.height)
-            self.rotation_degrees = round(frame.rotation / 90) * 90
-        # A stream may change its size midway: what follows is scaled to the first wanted frame.
-        width, height = self._size
-        try:
-            rgb = self._reformatter.reformat(frame, width=width, height=height, **_RGB_OPTIONS)
-        except (OSError, ValueError, av.FFmpegError) as error:
-            raise VideoError(
-                self.path, f"pixel format {frame.format.name} cannot be turned into RGB"
-            ) from error
-        plane = rgb.planes[0]
-        image: npt.NDArray[np.uint8] = np.ndarray(
-            (height, width, 3), np.uint8, buffer=memoryview(plane), strides=(plane.line_size, 3, 1)
-        )
-        if self.rotation_degrees:
-            image = np.rot90(image, self.rotation_degrees // 90)
-        if not len(self.frames):
-            self.frames = np.empty((len(self.row), *image.shape), dtype=np.uint8)
-        self.frames[self.row[number]] = image
-        self.seconds[self.row[number]] = seconds
-        self.pending.discard(number)

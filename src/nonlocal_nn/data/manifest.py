@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -134,6 +134,8 @@ def read_manifest(
     root: str | Path | None = None,
     classes: Sequence[str] | int | None = None,
     where: str | None = None,
+    multi_label: bool | None = None,
+    allow_empty: bool = False,
 ) -> Manifest:
     """Read a folder or a list of labelled videos.
 
@@ -164,6 +166,8 @@ def read_manifest(
         classes: names in order, or their number; by default those that occur (in a csv: in all rows, so
             that the splits made by `where` agree).
         where: rows of a csv to keep, such as "set == 1 and sequence not in 3, 4" (see `RowFilter`).
+        multi_label: may a video have several labels? By default it may if some video has.
+        allow_empty: give back a manifest of nothing but problems instead of raising.
 
     Raises:
         FileNotFoundError: no such file or folder.
@@ -196,7 +200,12 @@ def read_manifest(
     else:
         folder = Path(root) if root is not None else path.parent
         manifest = annotations.READERS[kind](path, folder, known, where)
-    if not manifest.records:
+    if multi_label is not None and manifest.multi_label != multi_label:
+        crowded = next((record for record in manifest.records if len(record.labels) != 1), None)
+        if not multi_label and crowded is not None:
+            raise ValueError(f"{crowded.path} has {len(crowded.labels)} labels, but multi_label is False")
+        manifest = replace(manifest, multi_label=multi_label)
+    if not manifest.records and not allow_empty:
         reasons = "; ".join(str(problem) for problem in manifest.problems[:3]) or "it is empty"
         raise ValueError(f"no usable video in {path} (read as {kind!r}): {reasons}")
     return manifest

@@ -1,7 +1,7 @@
 """Decoded frames to network input: resize, crop, flip, normalise.
 
 Clips stay uint8 until they are on the device that trains or tests: a quarter of the bytes to move between
-processes, and `normalize` is the last step everywhere. Their memory order is (frames, height, width, channels),
+processes, and `normalize` is the last step everywhere. In memory they are (frames, height, width, channels),
 as decoded; they are seen as (channels, frames, height, width), which torch calls channels_last_3d: nothing is
 copied.
 """

@@ -1,0 +1,347 @@
+"""`nonlocal scan`: find the broken, short and odd videos before a training run does.
+
+Every file is opened and decoded to its end, in several processes. Nothing heavy is imported before that.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from nonlocal_nn.data.isolated import run_isolated
+
+if TYPE_CHECKING:
+    from nonlocal_nn.data.decode import VideoInfo
+
+__all__ = ["Finding", "ScanConfig", "ScanReport", "check_video", "scan", "scan_command"]
+
+Severity = Literal["broken", "short", "odd"]
+SEVERITIES: tuple[Severity, ...] = ("broken", "short", "odd")
+
+
+class Finding(NamedTuple):
+    """Something to know about a file.
+
+    Attributes:
+        path: the file, or the folder without videos.
+        severity: "broken": training and testing skip it. "short": its clips wrap around. "odd": it works, but
+            check that it shows what you think.
+        reason: why, in one line.
+        info: what is known of the video; None where it cannot be opened.
+    """
+
+    path: str
+    severity: Severity
+    reason: str
+    info: VideoInfo | None = None
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What a scan found.
+
+    Attributes:
+        videos: the number of files scanned.
+        findings: broken ones first, then short, then odd; a file may be both short and odd.
+        ignored: other files in the folder, by suffix.
+    """
+
+    videos: int
+    findings: tuple[Finding, ...]
+    ignored: tuple[tuple[str, int], ...] = ()
+
+    def of(self, severity: Severity) -> tuple[Finding, ...]:
+        """Return the findings of one severity."""
+        return tuple(finding for finding in self.findings if finding.severity == severity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanConfig:
+    """List what is broken, short or odd among videos, before training.
+
+    Every video is decoded to its end. Broken: training and testing would skip it. Short: shorter than a clip,
+    so that its clips repeat frames. Odd: usable, but rotated, of variable frame rate, of odd size, with
+    several video streams, with a wrong header or with damaged frames. Exit code 0 if nothing is broken, 1 if
+    something is, 2 if nothing was scanned.
+    """
+
+    source: str
+    """A folder (searched at any depth), one video, or a list or csv of videos."""
+    kind: Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"] = "auto"
+    """Form of a list: auto looks at its first line."""
+    root: str | None = None
+    """Folder that the paths in a list or csv start from; none: the folder the list lies in."""
+    where: str | None = None
+    """Rows of a csv to scan, such as "set==1 and sequence in 1,2"; none: all."""
+    min_frames: int = 64
+    """Call a video short that has fewer frames: a clip of 32 frames, every second one, takes 64."""
+    workers: int | None = None
+    """Processes that decode; none: one for each core."""
+    out: str | None = None
+    """Write the findings to this file as well: .csv or .json."""
+    json: bool = False
+    """Print JSON for scripts instead of tables."""
+    progress: bool = True
+    """Show a progress bar."""
+
+
+def scan(
+    source: str | Path,
+    *,
+    kind: Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"] = "auto",
+    root: str | Path | None = None,
+    where: str | None = None,
+    min_frames: int = 64,
+    workers: int | None = None,
+    progress: bool = False,
+) -> ScanReport:
+    """Decode every video of a folder, a list or a csv, or a single one, and report what is wrong.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "a.mp4").write_text("no video at all")
+    ...     report = scan(folder, workers=1)
+    >>> [(finding.severity, finding.reason.split(":")[0]) for finding in report.findings]
+    [('broken', 'not a video')]
+
+    A file on which a process of the scan dies is reported as broken, and the scan goes on. Processes are
+    started afresh ("spawn"): a script that calls this does so under `if __name__ == "__main__":`.
+
+    Args:
+        source: what to scan; `kind`, `root` and `where` as in `manifest.read_manifest`.
+        kind: form of a list.
+        root: folder that its paths start from.
+        where: rows of a csv.
+        min_frames: videos with fewer frames are short.
+        workers: processes; None for one a core.
+        progress: show a bar on stderr, if that is a terminal.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: no video in it, or a number below 1.
+    """
+    if min_frames < 1 or (workers is not None and workers < 1):
+        raise ValueError(f"min_frames and workers must be 1 or more, not {min_frames} and {workers}")
+    paths, findings, ignored = _gather(Path(source), kind, root, where)
+    if not paths and not findings:
+        others = ", ".join(f"{count} {suffix}" for suffix, count in ignored) or "nothing"
+        raise ValueError(f"no videos in {source}: it holds {others}")
+    for found in _check_all(paths, min_frames, workers or os.cpu_count() or 1, progress):
+        findings += found
+    order = {severity: rank for rank, severity in enumerate(SEVERITIES)}
+    findings.sort(key=lambda finding: (order[finding.severity], finding.path))
+    return ScanReport(len(paths), tuple(findings), ignored)
+
+
+def check_video(path: str, min_frames: int) -> list[Finding]:
+    """Decode one video to its end and say what is wrong or unusual."""
+    from nonlocal_nn.data.decode import VideoReader
+    from nonlocal_nn.data.errors import VideoError
+
+    try:
+        with VideoReader(path) as reader:
+            check = reader.check()
+    except VideoError as error:
+        return [Finding(path, "broken", error.reason)]
+    info = check.info
+    findings = []
+    if info.frames < min_frames:
+        number = "1 frame" if info.frames == 1 else f"{info.frames} frames"
+        findings.append(
+            Finding(path, "short", f"{number}, fewer than {min_frames}: its clips wrap around", info)
+        )
+    odd = []
+    if info.rotation_degrees:
+        odd.append(f"rotated by {info.rotation_degrees} degrees (shown upright)")
+    if info.variable_frame_rate:
+        odd.append("variable frame rate")
+    if info.video_streams > 1:
+        odd.append(f"{info.video_streams} video streams ({info.width}x{info.height} is used)")
+    if info.width % 2 or info.height % 2:
+        odd.append(f"odd size {info.width}x{info.height}")
+    if check.sizes > 1:
+        odd.append(f"{check.sizes} frame sizes (the first is used)")
+    if info.header_frames not in (0, info.frames):
+        odd.append(f"the header says {info.header_frames} frames, there are {info.frames}")
+    if check.decoded < info.frames:
+        odd.append(
+            f"{info.frames - check.decoded} of {info.frames} frames do not decode (neighbours are shown)"
+        )
+    if check.damaged:
+        odd.append(f"{check.damaged} damaged frames")
+    if odd:
+        findings.append(Finding(path, "odd", "; ".join(odd), info))
+    return findings
+
+
+def _gather(
+    source: Path,
+    kind: Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"],
+    root: str | Path | None,
+    where: str | None,
+) -> tuple[list[str], list[Finding], tuple[tuple[str, int], ...]]:
+    """Return the files to decode, what is wrong without decoding, and how many other files there are."""
+    from nonlocal_nn.data.manifest import find_videos, read_manifest
+
+    if not source.exists():
+        raise FileNotFoundError(f"no such file or folder: {source}")
+    if source.is_dir():
+        videos = find_videos(source)
+        chosen = set(videos)
+        others = Counter(
+            path.suffix.lower() or path.name
+            for path in source.rglob("*")
+            if path.is_file() and path not in chosen and not path.name.startswith(".")
+        )
+        with_videos = {parent for video in videos for parent in video.parents}
+        empty = [
+            Finding(str(folder), "broken", "this folder holds no videos")
+            for folder in sorted(source.iterdir())
+            if folder.is_dir() and folder not in with_videos and not folder.name.startswith(".")
+        ]
+        return [str(video) for video in videos], empty if videos else [], tuple(sorted(others.items()))
+    if kind == "auto" and not _is_text(source):
+        return [str(source)], [], ()
+    manifest = read_manifest(source, kind=kind, root=root, where=where, allow_empty=True)
+    paths = list(dict.fromkeys(record.path for record in manifest.records))
+    return paths, [Finding(problem.path, "broken", problem.reason) for problem in manifest.problems], ()
+
+
+def _is_text(path: Path) -> bool:
+    """Tell a list from a video by its suffix, or, where that says nothing, by its bytes."""
+    from nonlocal_nn.data.manifest import VIDEO_SUFFIXES
+
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return False
+    if path.suffix.lower() in {".txt", ".csv", ".tsv", ".list", ".lst"}:
+        return True
+    with path.open("rb") as file:
+        return b"\0" not in file.read(4096)
+
+
+def _check_all(
+    paths: Sequence[str], min_frames: int, workers: int, progress: bool
+) -> Iterator[list[Finding]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("scanning"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not (progress and console.is_terminal),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("scanning", total=len(paths))
+        check = partial(check_video, min_frames=min_frames)
+        for found in run_isolated(check, paths, workers=workers, crashed=_crashed):
+            bar.advance(task)
+            yield found
+
+
+def _crashed(path: str) -> list[Finding]:
+    return [Finding(path, "broken", "the decoder crashed on it, and took its process along")]
+
+
+def scan_command(config: ScanConfig) -> int:
+    """Scan, print, write; return 0 if nothing is broken, 1 if something is.
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: no video in it, a number below 1, or an output that is neither .csv nor .json.
+    """
+    if config.out is not None and Path(config.out).suffix not in {".csv", ".json"}:
+        raise ValueError(f"out must end in .csv or .json, not {config.out!r}")
+    report = scan(
+        config.source,
+        kind=config.kind,
+        root=config.root,
+        where=config.where,
+        min_frames=config.min_frames,
+        workers=config.workers,
+        progress=config.progress,
+    )
+    if config.json:
+        json.dump(_as_json(report), sys.stdout, indent=2)
+        print()
+    else:
+        _print(report)
+    if config.out is not None:
+        _write(report, Path(config.out))
+    return 1 if report.of("broken") else 0
+
+
+def _print(report: ScanReport) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    titles = {
+        "broken": "broken: skipped in training and testing",
+        "short": "short: clips wrap around",
+        "odd": "odd: usable",
+    }
+    for severity in SEVERITIES:
+        findings = report.of(severity)
+        if not findings:
+            continue
+        if console.is_terminal:
+            table = Table(title=f"{titles[severity]} ({len(findings)})", title_justify="left")
+            table.add_column("video", overflow="fold")
+            table.add_column("reason", overflow="fold")
+            for finding in findings:
+                table.add_row(escape(finding.path), escape(finding.reason))
+            console.print(table)
+        else:  # one line each, for grep
+            for finding in findings:
+                print(f"{severity}\t{finding.path}\t{finding.reason}")
+    counts = ", ".join(f"{len(report.of(severity))} {severity}" for severity in SEVERITIES)
+    ignored = sum(count for _, count in report.ignored)
+    kinds = ", ".join(suffix for suffix, _ in report.ignored)
+    print(
+        f"{report.videos} videos: {counts}"
+        + (f"; {ignored} other files ignored ({kinds})" if ignored else "")
+    )
+
+
+def _as_json(report: ScanReport) -> dict[str, object]:
+    return {
+        "videos": report.videos,
+        **{severity: len(report.of(severity)) for severity in SEVERITIES},
+        "ignored": dict(report.ignored),
+        "findings": [
+            {
+                "path": finding.path,
+                "severity": finding.severity,
+                "reason": finding.reason,
+                "info": None if finding.info is None else asdict(finding.info),
+            }
+            for finding in report.findings
+        ],
+    }
+
+
+def _write(report: ScanReport, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        if path.suffix == ".json":
+            json.dump(_as_json(report), file, indent=2)
+        else:
+            writer = csv.writer(file)
+            writer.writerow(["path", "severity", "reason", "frames", "width", "height", "fps", "codec"])
+            for finding in report.findings:
+                info = finding.info
+                known = (info.frames, info.width, info.height, info.fps, info.codec) if info else ("",) * 5
+                writer.writerow([finding.path, finding.severity, finding.reason, *known])
