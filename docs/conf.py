@@ -1,4 +1,4 @@
-"""Sphinx: Markdown pages and the reference from docstrings. Built by `python3 run.py docs`; a warning is an error."""
+"""Sphinx: Markdown pages, and the reference from docstrings. `python3 run.py docs` builds it."""
 
 from __future__ import annotations
 
