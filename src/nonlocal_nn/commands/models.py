@@ -56,7 +56,7 @@ NOTE = (
     "- Five blocks: 1.30 times the parameters, but 1.15 without theta and phi (pairwise=gaussian), which "
     "rounds to 1.2. 1.55 times the multiply-adds, 1.40 with subsample_at=input as in the released code; 1.20 "
     "as printed is what those gaussian blocks have if their pairwise products are left out: our guess.",
-    "- I3D 3x3x3: 1.37 times the parameters with the released placement of its kernels; 1.5 we cannot explain.",
+    "- I3D 3x3x3: 1.37 times the parameters as the released code places its kernels; 1.5 we cannot explain.",
 )
 
 

@@ -5,9 +5,10 @@
 >>> measure(net, (3, 4, 16, 16))
 Cost(parameters=232, macs=221184)
 
-The convention, that of the literature's "FLOPs": one multiply-add counts once; convolutions, linear layers and
-the pairwise products of non-local blocks count; biases, norms, activations, pooling and the softmax do not. The
-pairwise products are counted as Eq. 1 is written, each query with each key, however the operator computes them.
+The convention, that of the literature's "FLOPs": one multiply-add counts once; convolutions, linear layers
+and the pairwise products of non-local blocks count; biases, norms, activations, pooling and the softmax do
+not. The pairwise products are counted as Eq. 1 is written, each query with each key, however the operator
+computes them.
 """
 
 from __future__ import annotations

@@ -153,12 +153,13 @@ class VideoResNet(nn.Module):
     >>> model = create_model("c2d_tiny_nl2", num_classes=4).eval()
     >>> model(torch.zeros(1, 3, 8, 48, 48)).shape
     torch.Size([1, 4])
-    >>> {name: tuple(x.shape[2:]) for name, x in model.features(torch.zeros(1, 3, 8, 48, 48)).items()}["res2"]
-    (8, 24, 24)
+    >>> list(model.features(torch.zeros(1, 3, 8, 48, 48)))[-1]
+    'res4'
 
     Attributes:
         spec: the `VideoResNetSpec` it was built from; None for one assembled by hand.
         classes: the names of the classes in the order of the logits, or None.
+        metadata: what else is saved with the model, such as how its clips are cut.
     """
 
     def __init__(
@@ -179,6 +180,7 @@ class VideoResNet(nn.Module):
         self.head = head
         self.spec = spec
         self.classes: tuple[str, ...] | None = None
+        self.metadata: dict[str, str] = {}
 
     def forward(self, x: Float[Tensor, "batch 3 t h w"]) -> Float[Tensor, "batch classes"]:
         """Logits of each clip (batch, 3, frames, height, width)."""

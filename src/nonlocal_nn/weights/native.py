@@ -1,0 +1,106 @@
+"""Our own checkpoint file: safetensors, with what describes the network in its header; no code to run.
+
+>>> import tempfile, torch
+>>> from pathlib import Path
+>>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+>>> write_checkpoint(path, {"fc.weight": torch.ones(2, 3)}, {"spec": "...", "classes": ["hug", "kick"]})
+>>> tensors, header = read_checkpoint(path)
+>>> tensors["fc.weight"].shape, header["classes"]
+(torch.Size([2, 3]), ['hug', 'kick'])
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+MODEL_FILE = "model.safetensors"
+"""The finished model in a run folder."""
+
+# One entry holds all: safetensors keeps no order among several, and equal models should give equal files.
+_HEADER = "nonlocal_nn"
+
+
+def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a header (anything JSON can hold) to `path`, whole or not at all.
+
+    The file is written beside its place and moved there when it is complete and on the disk, so a reader,
+    or a kill at any moment, finds the old file or the new one. Missing folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, partial, metadata={_HEADER: json.dumps(dict(header), sort_keys=True)})
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file that `write_checkpoint` wrote, or of the run folder it is in.
+
+    Raises:
+        FileNotFoundError: no such file, or a folder without model.safetensors.
+        ValueError: the file is damaged, is no safetensors file, or was not written by this library.
+    """
+    path = checkpoint_file(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    if _HEADER not in metadata:
+        raise ValueError(
+            f"{path} is a safetensors file, but its header has no {_HEADER!r} entry that names its "
+            "network; it was not written by save_model"
+        )
+    try:
+        header = json.loads(metadata[_HEADER])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: the {_HEADER!r} entry of its header is not JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: the {_HEADER!r} entry of its header must be a JSON object")
+    return tensors, header
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The file itself, or the model.safetensors of a run folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / MODEL_FILE).is_file():
+            raise FileNotFoundError(
+                f"{path} holds no {MODEL_FILE}: it is no run folder, or its run is not finished"
+            )
+        return path / MODEL_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a .safetensors file or a run folder")
+    return path
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name in the folder last through a power cut, where the system lets a folder be synced."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
