@@ -40,9 +40,9 @@ PLACEMENTS: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {
 
 # Small networks that a CPU trains in minutes, for clips of 8 frames of 48 x 48.
 _TINY: dict[str, Any] = {
-    "stage_blocks": (1, 1, 1),
+    "stage_blocks": (1, 2, 1),
     "stage_strides": (1, 2, 2),
-    "base_width": 16,
+    "base_width": 8,
     "stem": "tiny",
     "frames": 8,
     "crop": 48,
@@ -51,7 +51,7 @@ _TINY: dict[str, Any] = {
 _TINY_PLACEMENTS: dict[str, dict[str, tuple[int, ...]]] = {
     "": {},
     "_nl1": {"res3": (0,)},
-    "_nl2": {"res3": (0,), "res4": (0,)},
+    "_nl2": {"res3": (0, 1)},
 }
 
 

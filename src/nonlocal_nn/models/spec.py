@@ -71,7 +71,13 @@ STEMS: dict[str, StemSpec] = {
         pool2=PoolSpec((2, 1, 1), (2, 1, 1)),
     ),
     # For clips of 8 x 48 x 48 on a CPU; no temporal striding, so a block sees every frame.
-    "tiny": StemSpec(conv_size=5, conv_stride=(1, 2, 2), inflated_time=3, pool1=None, pool2=None),
+    "tiny": StemSpec(
+        conv_size=5,
+        conv_stride=(1, 2, 2),
+        inflated_time=3,
+        pool1=PoolSpec((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        pool2=None,
+    ),
 }
 
 Inflation = Literal["3x1x1", "3x3x3"]
