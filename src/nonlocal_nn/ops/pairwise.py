@@ -19,6 +19,13 @@ from nonlocal_nn.ops.checks import check_embeddings, check_scores, without_autoc
 from nonlocal_nn.ops.hinge_sums import HingeSum
 from nonlocal_nn.ops.softmax_rows import SoftmaxAverage
 
+FEW_KEYS = 512  # up to here concatenation's plain product beats sorting (measured on a CPU)
+
+
+def _matrix_is_small(queries: int, keys: int, width: int | float) -> bool:
+    """The queries x keys matrix has fewer elements than queries and keys of that width: it may be made."""
+    return queries * keys < (queries + keys) * width
+
 
 def gaussian(
     theta: Float[Tensor, "batch query d"],
@@ -33,15 +40,22 @@ def gaussian(
     >>> gaussian(theta, phi, torch.ones(1, 4, 2)).allclose(torch.ones(1, 5, 2))  # weights sum to one
     True
 
-    The backward pass recomputes the rows. Second derivatives raise NotImplementedError.
+    The backward pass recomputes the rows, and second derivatives raise NotImplementedError. Where the whole
+    matrix is smaller than the inputs it is kept instead: that is faster and costs no more than they do.
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
     """
     check_embeddings(theta, phi, g)
+    queries, keys, d, channels = theta.shape[1], phi.shape[1], theta.shape[2], g.shape[2]
+    dtype, work = theta.dtype, working_dtype(theta.dtype)
     with without_autocast(theta.device):
-        y: Tensor = SoftmaxAverage.apply(theta, phi, g, scale)
-    return y
+        theta, phi, g = theta.to(work), phi.to(work), g.to(work)
+        if _matrix_is_small(queries, keys, min(d, channels)):
+            y: Tensor = ((theta * scale) @ phi.transpose(1, 2)).softmax(dim=2) @ g
+        else:
+            y = SoftmaxAverage.apply(theta, phi, g, scale)
+        return y.to(dtype)
 
 
 def dot_product(
@@ -56,8 +70,7 @@ def dot_product(
     tensor([[[6.]]])
 
     theta (phi^T g) / N has no queries x keys matrix. (theta phi^T) g / N is used where it is less work, that
-    is queries keys (d + channels) < (queries + keys) d channels. Its matrix is then smaller than the inputs,
-    as queries keys < (queries + keys) min(d, channels). Memory is linear either way.
+    is queries keys (d + channels) < (queries + keys) d channels; its matrix is then smaller than the inputs.
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
@@ -67,7 +80,7 @@ def dot_product(
     dtype, work = theta.dtype, working_dtype(theta.dtype)
     with without_autocast(theta.device):
         theta, phi, g = theta.to(work), phi.to(work), g.to(work)
-        if queries * keys * (d + channels) < (queries + keys) * d * channels:
+        if _matrix_is_small(queries, keys, d * channels / max(1, d + channels)):
             y = ((theta @ phi.transpose(1, 2)) / keys) @ g
         else:
             y = theta @ ((phi.transpose(1, 2) @ g) / keys)
@@ -79,19 +92,25 @@ def concatenation(
     b: Float[Tensor, "batch key"],
     g: Float[Tensor, "batch key channel"],
 ) -> Float[Tensor, "batch query channel"]:
-    """y_i = 1/N sum_j ReLU(a_i + b_j) g_j (Eqs. 1 and 5) by sorting b: O(N log N + N channels).
+    """y_i = 1/N sum_j ReLU(a_i + b_j) g_j (Eqs. 1 and 5), sorted: O(N log N + N channels).
 
     >>> import torch
     >>> concatenation(torch.tensor([[1.0]]), torch.tensor([[3.0, -2.0]]), torch.tensor([[[1.0], [5.0]]]))
     tensor([[[2.]]])
 
     w_f . [theta_i, phi_j] of the paper is a_i + b_j with a_i = theta_i . w_f[:d] and b_j = phi_j . w_f[d:].
+    See `nonlocal_nn.ops.hinge_sums` for the equations. Where the queries x keys matrix is smaller than the
+    inputs and no longer than FEW_KEYS, a plain product is faster and is what is computed.
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
     """
     check_scores(a, b, g)
-    work = working_dtype(g.dtype)
+    queries, keys, channels = a.shape[1], b.shape[1], g.shape[2]
+    dtype, work = g.dtype, working_dtype(g.dtype)
     with without_autocast(g.device):
-        total: Tensor = HingeSum.apply(a.to(work), b.to(work), g.to(work))
-        return (total / b.shape[1]).to(g.dtype)
+        a, b, g = a.to(work), b.to(work), g.to(work)
+        if keys <= FEW_KEYS and _matrix_is_small(queries, keys, channels):
+            return (((a[:, :, None] + b[:, None, :]).relu() / keys) @ g).to(dtype)
+        total: Tensor = HingeSum.apply(a, b, g)
+        return total.div_(keys).to(dtype)

@@ -9,11 +9,12 @@ and only m and s, two numbers a row, are kept beside inputs and result. The back
 chunk by row chunk. With dy_i the gradient of y_i and u_i = dy_i / s_i,
 
     dg_j     = sum_i p_ij u_i
-    dl_ij    = p_ij (u_i . g_j - u_i . y_i)
+    dl_ij    = p_ij (u_i . g_j - (1/s_i) sum_k p_ik u_i . g_k)
     dtheta_i = scale sum_j dl_ij phi_j,      dphi_j = scale sum_i dl_ij theta_i
 
-m and s are kept apart, not as one log-sum-exp: next to logits of 1e4 the logarithm of s would be rounded to
-1e-3.
+The sum over k is u_i . y_i, but taken from the same products as the term before it: where one key has all the
+weight, the two cancel exactly. m and s are kept apart, not as one log-sum-exp: next to logits of 1e4 the
+logarithm of s would be rounded to 1e-3.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops.checks import without_autocast, working_dtype
+from nonlocal_nn.ops.checks import without_autocast
 
 # What one buffer of logits may take. The backward pass has two of them. On the CPU it should stay in the
 # last-level cache.
@@ -71,9 +72,6 @@ class SoftmaxAverage(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, theta: Tensor, phi: Tensor, g: Tensor, scale: float) -> Tensor:
         """Y, in chunks of rows; see the module's equations."""
-        inputs = (theta, phi, g)
-        work = working_dtype(theta.dtype)
-        theta, phi, g = theta.to(work), phi.to(work), g.to(work)
         batch, queries, _ = theta.shape
         y = theta.new_empty(batch, queries, g.shape[2])
         row_max, row_sum = theta.new_empty(batch, queries, 1), theta.new_empty(batch, queries, 1)
@@ -86,8 +84,7 @@ class SoftmaxAverage(torch.autograd.Function):
             row_sum[some, rows] = p.sum(dim=2, keepdim=True)
             y[some, rows] = torch.bmm(p, g[some]).div_(row_sum[some, rows])
         ctx.scale = scale
-        y = y.to(inputs[0].dtype)
-        ctx.save_for_backward(*inputs, y, row_max, row_sum)
+        ctx.save_for_backward(theta, phi, g, row_max, row_sum)
         return y
 
     @staticmethod
@@ -119,15 +116,12 @@ class _FirstDerivativeOnly(torch.autograd.Function):
 
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    theta, phi, g, y, row_max, row_sum = ctx.saved_tensors
+    theta, phi, g, row_max, row_sum = ctx.saved_tensors
     want_theta, want_phi, want_g, _ = ctx.needs_input_grad
-    dtype, work = theta.dtype, row_max.dtype
-    theta, phi, g, y = theta.to(work), phi.to(work), g.to(work), y.to(work)
     dtheta = torch.zeros_like(theta) if want_theta else None
     dphi = torch.zeros_like(phi) if want_phi else None
     dg = torch.zeros_like(g) if want_g else None
-    u = dy.to(work) / row_sum
-    u_dot_y = (u * y).sum(dim=2, keepdim=True)
+    u = dy / row_sum
     first, second = _Buffer(theta, phi.shape[1]), _Buffer(theta, phi.shape[1])
     for some, rows in _plan(theta, phi):
         shape = (some.stop - some.start, rows.stop - rows.start)
@@ -140,10 +134,10 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tens
             continue
         dl = second.take(*shape)
         torch.bmm(u[some, rows], g[some].transpose(1, 2), out=dl)
-        dl.sub_(u_dot_y[some, rows]).mul_(p)
+        dl.mul_(p)
+        dl.addcmul_(p, dl.sum(dim=2, keepdim=True).div_(row_sum[some, rows]), value=-1)
         if dtheta is not None:
             dtheta[some, rows] = torch.bmm(dl, phi[some]).mul_(ctx.scale)
         if dphi is not None:
             dphi[some].baddbmm_(dl.transpose(1, 2), theta[some, rows], alpha=ctx.scale)
-    dtheta, dphi, dg = (None if grad is None else grad.to(dtype) for grad in (dtheta, dphi, dg))
     return dtheta, dphi, dg
