@@ -147,7 +147,11 @@ def _parser(name: str, command: Command, options_type: type) -> ArgumentParser:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     # Help is the docstring under each field. A config file is data: it may not name classes to build.
-    set_parsing_settings(docstring_parse_attribute_docstrings=True, instantiate_subclass_spec_in_any=False)
+    set_parsing_settings(
+        docstring_parse_attribute_docstrings=True,
+        instantiate_subclass_spec_in_any=False,
+        import_path_allowlist=["nonlocal_nn"],
+    )
     given = f" {command.positional.upper()}" if command.positional else ""
     parser = ArgumentParser(
         prog=f"nonlocal {name}",
@@ -226,17 +230,15 @@ def _explained(error: ArgumentError, name: str, types: dict[str, Any]) -> str:
     """The parser's message in one line, with the nearest names where it did not know one."""
     message = re.sub(r'Parser key "([^"]+)":', r"--\1:", _one_line(error))
     message = re.sub(r"Expected an? (?:<class '(\w+)'>|typing\.)", r"expected \1", message)
-    unknown = re.search(r"unrecognized arguments: (\S+?)(?:=.*)?$", message) or re.search(
-        r"Option '(\S+)' is not accepted", message
-    )
-    if unknown:
-        option = unknown[1]
-        if option.startswith("-") or "is not accepted" in message:
-            option = f"--{option.lstrip('-')}"
-            ending = [full for full in types if full.rpartition(".")[2] == option[2:]]
-            message = f"no option {option}{_did_you_mean(option, types, ending)}"
-        else:
-            message = f"{option!r} is not expected here"
+    # an option on the command line; one in a file; one in a section of a file
+    word = re.search(r"unrecognized arguments: (\S+?)(?:=.*)?$", message)
+    key = re.search(r"(?:Group '(?P<group>\S+)' does not accept o|O)ption '(?P<name>\S+?)'", message)
+    if word and not word[1].startswith("-"):
+        message = f"{word[1]!r} is not expected here"
+    elif word or key:
+        option = word[1] if word else "--" + ".".join(filter(None, key.groups())) if key else ""
+        same_end = [full for full in types if full.rpartition(".")[2] == option.lstrip("-")]
+        message = f"no option {option}{_did_you_mean(option, types, same_end)}"
     return f"{message}; `nonlocal {name} --help` lists the options"
 
 
@@ -253,9 +255,7 @@ def _did_you_mean(word: str, known: Iterable[str], first: Sequence[str] = ()) ->
 def _nearest(word: str, known: Iterable[str]) -> list[str]:
     """Up to three names whose last part (after the dots) looks like that of `word`."""
     ends = {name: name.lstrip("-").rpartition(".")[2] for name in known}
-    near = difflib.get_close_matches(
-        word.lstrip("-").rpartition(".")[2], set(ends.values()), n=3, cutoff=0.75
-    )
+    near = difflib.get_close_matches(word.lstrip("-").rpartition(".")[2], set(ends.values()), n=3, cutoff=0.6)
     return sorted(name for name, end in ends.items() if end in near)[:3]
 
 

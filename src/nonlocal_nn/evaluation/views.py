@@ -278,7 +278,15 @@ def _cores() -> int:
 
 def _with_progress(items: Iterable[_T], count: int, shown: bool) -> Iterator[_T]:
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
+    console = Console(stderr=True)
+    # In a log file the bar would leave an empty line. What is printed meanwhile stays on its own stream.
+    with Progress(
+        *columns,
+        console=console,
+        disable=not (shown and console.is_terminal),
+        transient=True,
+        redirect_stdout=False,
+    ) as bar:
         task = bar.add_task("scoring", total=count)
         for item in items:
             yield item

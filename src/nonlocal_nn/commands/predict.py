@@ -1,0 +1,148 @@
+"""`nonlocal predict`: the likeliest classes of videos."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nonlocal_nn.commands.trained import load_trained, scoring_of, views_of
+from nonlocal_nn.data.dataset import Skipped
+from nonlocal_nn.data.errors import Problem
+from nonlocal_nn.data.manifest import Manifest, find_videos
+from nonlocal_nn.evaluation.config import PredictConfig
+from nonlocal_nn.evaluation.views import score_dataset
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class and its score, 0 to 1: the mean over the views."""
+
+    index: int
+    name: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one video, best first."""
+
+    path: str
+    classes: tuple[ClassScore, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As one line of `--json` holds it.
+
+        >>> Prediction("a.mp4", (ClassScore(1, "walk", 0.75),)).to_json()
+        {'path': 'a.mp4', 'classes': [{'index': 1, 'class': 'walk', 'score': 0.75}]}
+        """
+        return {
+            "path": self.path,
+            "classes": [
+                {"index": c.index, "class": c.name, "score": round(c.score, 6)} for c in self.classes
+            ],
+        }
+
+
+def predict_command(config: PredictConfig) -> int:
+    """Print the top classes of every video; 0 if all could be read, 1 if some could not.
+
+    Raises:
+        ValueError: no checkpoint, no video named, or options that do not fit; nothing was done.
+    """
+    if config.checkpoint is None:
+        raise ValueError(
+            "no network to ask: give --checkpoint with a run folder or a model.safetensors. No trained "
+            "weights come with this package; `nonlocal demo` or `nonlocal train` makes some"
+        )
+    if not config.videos:
+        raise ValueError("no video given: nonlocal predict VIDEO_OR_FOLDER ... --checkpoint RUN")
+    if config.top < 1:
+        raise ValueError(f"top = {config.top}: at least one class must be shown")
+    failures = 0
+    shown: list[Prediction] = []
+    for item in predict(config, config.checkpoint):
+        if isinstance(item, Problem):
+            failures += 1
+            print(f"nonlocal: {item}", file=sys.stderr, flush=True)
+            if config.json:
+                print(json.dumps({"path": item.path, "error": item.reason}), flush=True)
+        elif config.json:
+            print(json.dumps(item.to_json()), flush=True)
+        else:
+            shown.append(item)
+    if shown:
+        _print_table(shown)
+    return 1 if failures else 0
+
+
+def predict(config: PredictConfig, checkpoint: str) -> Iterator[Prediction | Problem]:
+    """Each video in turn: its likeliest classes, or why it could not be read."""
+    paths, problems = find(config.videos)
+    yield from problems
+    if not paths:
+        return
+    trained = load_trained(checkpoint, config.device)
+    manifest = Manifest.of_paths(paths)
+    # A bar and JSON on one screen would write over each other.
+    progress = config.progress and not (config.json and sys.stdout.isatty())
+    items = score_dataset(
+        trained.model,
+        views_of(manifest, config, trained),
+        scoring_of(config, trained),
+        workers=config.workers,
+        progress=progress,
+    )
+    for item in items:
+        if isinstance(item, Skipped):
+            yield item.problem
+            continue
+        best = np.argsort(-item.mean, kind="stable")[: config.top]
+        yield Prediction(
+            manifest.records[item.index].path,
+            tuple(ClassScore(int(c), trained.classes[c], float(item.mean[c])) for c in best),
+        )
+
+
+def find(places: Sequence[str]) -> tuple[list[str], list[Problem]]:
+    """The videos that files and folders name, and the folders without any.
+
+    >>> find(["a.mp4", "b.mp4"])                     # whether a file is there shows when it is opened
+    (['a.mp4', 'b.mp4'], [])
+    """
+    paths: list[str] = []
+    problems: list[Problem] = []
+    for place in places:
+        if not Path(place).is_dir():
+            paths.append(place)
+        elif inside := find_videos(place):
+            paths += [str(path) for path in inside]
+        else:
+            problems.append(Problem(place, "there is no video in this folder"))
+    return paths, problems
+
+
+def _print_table(predictions: Sequence[Prediction]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    table.add_column("video", overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("class", overflow="fold")
+    for prediction in predictions:
+        for rank, entry in enumerate(prediction.classes):
+            path = "" if rank else prediction.path
+            last = rank == len(prediction.classes) - 1
+            # Text, not str: a file name may look like markup
+            table.add_row(Text(path), f"{100 * entry.score:.1f}%", Text(entry.name), end_section=last)
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width to fit
+        console = Console(width=10_000)
+    console.print(table)

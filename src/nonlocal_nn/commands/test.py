@@ -1,0 +1,134 @@
+"""`nonlocal test`: the figures of a trained network on labelled videos, and the files that keep them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from nonlocal_nn.commands.trained import Trained, load_trained, scoring_of, views_of
+from nonlocal_nn.data.errors import Problem
+from nonlocal_nn.data.manifest import Manifest, read_manifest
+from nonlocal_nn.evaluation.config import TestConfig
+from nonlocal_nn.evaluation.result import EvaluationResult, write_predictions
+from nonlocal_nn.evaluation.views import evaluate
+
+
+def test_command(config: TestConfig) -> int:
+    """Test, write the files, print the table; 0.
+
+    Raises:
+        ValueError, FileNotFoundError: options, videos or classes that do not fit the network.
+    """
+    out, results = run_test(config)
+    _print_table(results)
+    print(f"results: {out / 'results.json'}")
+    return 0
+
+
+def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
+    """Test as `config` says; the folder with the files, and what results.json holds.
+
+    The folder gets config.yaml, results.json, skipped.csv and, if asked for, predictions.csv or .npz; those
+    of an earlier test there are replaced.
+    Raises ValueError where no video could be tested, or its classes are not the network's.
+    """
+    trained = load_trained(config.checkpoint, config.device)
+    manifest = _manifest(config, trained)
+    dataset = views_of(manifest, config, trained)
+    scoring = scoring_of(config, trained)
+    out = trained.file.parent / "test" if config.out is None else Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+
+    start = time.monotonic()
+    result = evaluate(trained.model, dataset, scoring, workers=config.workers, progress=config.progress)
+    seconds = time.monotonic() - start
+
+    skipped = (*manifest.problems, *result.skipped)
+    results = {
+        "model": trained.name,
+        "checkpoint": str(trained.file),
+        "data": config.data,
+        "where": config.where,
+        "clips": config.clips,
+        "crops": "full frame" if config.full_frame else config.crops,
+        "clip_frames": dataset.clip_frames,
+        "frame_stride": dataset.frame_stride,
+        "short_side": dataset.transform.short_side,
+        "crop": dataset.transform.crop,
+        "precision": config.precision,
+        **result.to_json(),
+        "skipped": len(skipped),
+        "classes_left_out": [trained.classes[index] for index in result.classes_left_out],
+        "test_seconds": round(seconds, 2),
+    }
+    _write_files(out, config, manifest, trained, result, skipped)
+    (out / "results.json").write_text(
+        json.dumps(results, indent=2) + "\n"
+    )  # last: a folder that has it is whole
+    return out, results
+
+
+def _manifest(config: TestConfig, trained: Trained) -> Manifest:
+    """The videos, with the network's own classes, so that a class missing here shifts no label."""
+    manifest = read_manifest(
+        config.data, kind=config.kind, root=config.root, classes=trained.classes, where=config.where
+    )
+    if manifest.multi_label and not trained.multi_label:
+        raise ValueError(
+            f"{config.data} has several labels a video, but the network was trained to choose one class; "
+            "train with --optim.loss sigmoid for several"
+        )
+    return replace(manifest, multi_label=trained.multi_label)
+
+
+def _write_files(
+    out: Path,
+    config: TestConfig,
+    manifest: Manifest,
+    trained: Trained,
+    result: EvaluationResult,
+    skipped: Iterable[Problem],
+) -> None:
+    import yaml  # type: ignore[import-untyped]
+
+    (out / "results.json").unlink(missing_ok=True)
+    (out / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    with (out / "skipped.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "reason"])
+        writer.writerows(skipped)
+    if config.predictions != "none":
+        paths = [record.path for record in manifest.records]
+        write_predictions(result, paths, trained.classes, out / f"predictions.{config.predictions}")
+
+
+def _print_table(results: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{results['model']}: {results['videos']} videos, {results['views']} views")
+    table.add_column("measure")
+    table.add_column("percent", justify="right")
+    for name, text in (
+        ("video_top1", "video top-1 (mean over views)"),
+        ("video_top5", "video top-5"),
+        ("clip_top1", "clip top-1 (each view by itself)"),
+        ("clip_top5", "clip top-5"),
+        ("mean_class", "mean over classes of video top-1"),
+        ("map", "mean average precision"),
+    ):
+        if results[name] is not None:
+            table.add_row(text, f"{results[name]:.2f}")
+    console = Console()
+    console.print(table)
+    if results["classes_left_out"]:
+        console.print(
+            f"classes without a video, left out: {', '.join(results['classes_left_out'])}", markup=False
+        )
+    if results["skipped"]:
+        console.print(f"videos skipped: {results['skipped']}, listed in skipped.csv", markup=False)

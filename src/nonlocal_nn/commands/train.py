@@ -1,0 +1,21 @@
+"""`nonlocal train`: the run itself is `nonlocal_nn.training.run`; here its end is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nonlocal_nn.training.config import TrainConfig
+
+
+def train_command(config: TrainConfig) -> int:
+    """Train, or go on training, and print the figures of the finished run; 0."""
+    from nonlocal_nn.training.run import process_rank, train
+
+    results = train(config)
+    if process_rank() == 0:
+        for name, value in results.items():
+            print(f"{name:20} {value}")
+        print(
+            f"the run is in {Path(config.out)}; test it: nonlocal test --checkpoint {config.out} --data ..."
+        )
+    return 0
