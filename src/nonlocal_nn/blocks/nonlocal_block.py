@@ -19,6 +19,7 @@ from nonlocal_nn.blocks.grid import SPANS, Grouping, Span, flat_positions
 from nonlocal_nn.blocks.norm import FrozenBatchNorm
 from nonlocal_nn.ops import pairwise as ops
 from nonlocal_nn.ops import reference
+from nonlocal_nn.ops.checks import without_autocast, working_dtype
 
 Pairwise = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 Norm = Literal["batch", "frozen"]
@@ -189,7 +190,7 @@ class NonLocalBlock(nn.Module):
 
         queries: flat positions (queries,) or coordinates (queries, dims) in x's grid. Keys are all positions
         of the key grid, see `key_shape`, in order; those outside the query's span or group are 0. Only these
-        rows are computed: memory is queries x keys. No gradient is kept.
+        rows are computed: memory is queries x keys. Half precisions give float32. No gradient is kept.
 
         Raises:
             ValueError: for an x that `forward` would refuse, or a query that is not a position of its grid.
@@ -202,13 +203,15 @@ class NonLocalBlock(nn.Module):
         if self.span != "spacetime" or self.temporal_groups > 1:
             groups = self._grouping.group_numbers
             mask = groups(shape, x.device)[rows, None] == groups(self.key_shape(shape), x.device)[None, :]
-        theta_rows = theta.flatten(2)[:, :, rows].transpose(1, 2)
-        keys = phi.flatten(2).transpose(1, 2)
-        if self.w_f is not None:
-            return reference.concatenation_affinity(*self._scores(theta_rows, keys), mask=mask)
-        if self.pairwise == "dot_product":
-            return reference.dot_product_affinity(theta_rows * self.scale, keys, mask=mask)
-        return reference.gaussian_affinity(theta_rows, keys, self.scale, mask=mask)
+        dtype = working_dtype(theta.dtype)
+        theta_rows = theta.flatten(2)[:, :, rows].transpose(1, 2).to(dtype)
+        keys = phi.flatten(2).transpose(1, 2).to(dtype)
+        with without_autocast(x.device):
+            if self.w_f is not None:
+                return reference.concatenation_affinity(*self._scores(theta_rows, keys), mask=mask)
+            if self.pairwise == "dot_product":
+                return reference.dot_product_affinity(theta_rows * self.scale, keys, mask=mask)
+            return reference.gaussian_affinity(theta_rows, keys, self.scale, mask=mask)
 
     def key_shape(self, position_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The grid of key positions for a map of `position_shape`: (frames, height, width) for dims=3.
@@ -253,7 +256,8 @@ class NonLocalBlock(nn.Module):
         """w_f . [theta_i, phi_j] = a_i + b_j with a_i = theta_i . w_f[:inner], b_j = phi_j . w_f[inner:]."""
         assert self.w_f is not None
         w_f = self.w_f.to(theta.dtype)
-        return theta @ w_f[: self.inner_channels], phi @ w_f[self.inner_channels :]
+        with without_autocast(theta.device):
+            return theta @ w_f[: self.inner_channels], phi @ w_f[self.inner_channels :]
 
     def _average(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
         if self.w_f is not None:
