@@ -99,11 +99,17 @@ def _best_stream(path: str, container: Any) -> Any:
         kinds = sorted({stream.type for stream in container.streams})
         held = f"only {' and '.join(kinds)}" if kinds else "no stream at all"
         raise VideoError(path, f"no video stream: the file holds {held}")
-    best = container.streams.best("video")  # FFmpeg's own choice among several
-    stream = best if best in videos else videos[0]
+    # Among several the file's default, then the largest picture, then the first.
+    stream = max(videos, key=_preference)
     if stream.codec_context is None:
         raise VideoError(path, "the video stream has a codec this build of FFmpeg cannot decode")
     return stream
+
+
+def _preference(stream: Any) -> tuple[bool, int]:
+    context = stream.codec_context
+    area = context.width * context.height if context is not None else 0
+    return bool(stream.disposition & av.stream.Disposition.default), area
 
 
 def _unreadable(file: Path, error: Exception) -> str:
