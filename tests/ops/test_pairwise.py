@@ -61,6 +61,21 @@ def test_scale_multiplies_the_logits():
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_gradcheck_where_the_matrix_is_small(name):
+    assert torch.autograd.gradcheck(getattr(pairwise, name), inputs(name, 2, 3, 2, 5, 4))
+
+
+def test_keeping_the_matrix_changes_no_bit(monkeypatch):
+    arguments = inputs("gaussian", 5, 30, 20, 32, 24, torch.float32)
+    dy = torch.randn(5, 30, 24)
+    monkeypatch.setattr(softmax_rows, "CPU_CHUNK_BYTES", 5000)  # two batch entries at a time
+    kept = values_and_gradients(pairwise.gaussian, arguments, dy)
+    monkeypatch.setattr(pairwise, "_matrix_is_small", lambda *_: False)
+    recomputed = values_and_gradients(pairwise.gaussian, arguments, dy)
+    assert all(torch.equal(a, b) for a, b in zip(kept, recomputed, strict=True))
+
+
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("name", NAMES)
 def test_gradcheck(name):
@@ -74,7 +89,6 @@ def test_second_derivatives(name):
     assert torch.autograd.gradgradcheck(getattr(pairwise, name), inputs(name, 2, 7, 5, 3, 2))
 
 
-@pytest.mark.usefixtures("small_chunks")
 def test_second_derivatives_of_gaussian_raise_a_clear_error():
     theta, phi, g = inputs("gaussian", 1, 4, 3, 2, 2)
     (dtheta,) = torch.autograd.grad(pairwise.gaussian(theta, phi, g).sum(), theta, create_graph=True)
@@ -82,7 +96,6 @@ def test_second_derivatives_of_gaussian_raise_a_clear_error():
         dtheta.sum().backward()
 
 
-@pytest.mark.usefixtures("small_chunks")
 def test_create_graph_alone_gives_the_same_gradients():
     arguments = inputs("gaussian", 1, 4, 3, 2, 2)
     once = torch.autograd.grad(pairwise.gaussian(*arguments).sum(), arguments)

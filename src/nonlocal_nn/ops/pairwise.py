@@ -40,8 +40,8 @@ def gaussian(
     >>> gaussian(theta, phi, torch.ones(1, 4, 2)).allclose(torch.ones(1, 5, 2))  # weights sum to one
     True
 
-    The backward pass recomputes the rows, and second derivatives raise NotImplementedError. Where the whole
-    matrix is smaller than the inputs it is kept instead: that is faster and costs no more than they do.
+    The backward pass recomputes the rows, or keeps them where the whole matrix is smaller than the inputs.
+    Second derivatives raise NotImplementedError.
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
@@ -51,10 +51,8 @@ def gaussian(
     dtype, work = theta.dtype, working_dtype(theta.dtype)
     with without_autocast(theta.device):
         theta, phi, g = theta.to(work), phi.to(work), g.to(work)
-        if _matrix_is_small(queries, keys, min(d, channels)):
-            y: Tensor = ((theta * scale) @ phi.transpose(1, 2)).softmax(dim=2) @ g
-        else:
-            y = SoftmaxAverage.apply(theta, phi, g, scale)
+        keep = _matrix_is_small(queries, keys, min(d, channels))
+        y: Tensor = SoftmaxAverage.apply(theta, phi, g, scale, keep)
         return y.to(dtype)
 
 
