@@ -18,17 +18,18 @@ from torch import nn
 
 from nonlocal_nn.data.errors import VideoError
 from nonlocal_nn.data.manifest import Manifest
+from nonlocal_nn.models.io import save_model
 from nonlocal_nn.training.checkpoint import LAST, WholeCheckpointIO, write_whole
 from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.datamodule import BatchOptions, ClipDataModule, default_workers
 from nonlocal_nn.training.loop import BetweenSteps, LoopOptions
 from nonlocal_nn.training.loss import resolve_loss
 from nonlocal_nn.training.quiet import quiet_lightning
-from nonlocal_nn.training.run_folder import RESULTS, SKIPPED, open_run
+from nonlocal_nn.training.run_folder import MODEL, RESULTS, SKIPPED, open_run
 from nonlocal_nn.training.schedule import make_plan
 from nonlocal_nn.training.signals import SignalNotes, StopRequestedError, requeue_slurm_job
 from nonlocal_nn.training.skipped import SkippedVideos, TooManyBadVideosError
-from nonlocal_nn.training.start import Manifests, clip_shape, make_datasets, make_model
+from nonlocal_nn.training.start import Manifests, clip_shape, describe_input, make_datasets, make_model
 from nonlocal_nn.training.task import ClassifierTask
 
 
@@ -91,7 +92,7 @@ def run_training(
         )
         data.check_shares(trainer.world_size)
         if first_process:
-            what = f"going on from step {step}" if checkpoint else "; ".join(report)
+            what = f"going on from step {step}" if checkpoint else "\n".join(report)
             sys.stderr.write(
                 f"{config.model.name}: {manifests.train.describe()}; {plan.total_steps} steps of "
                 f"{config.optim.batch_size} clips; {what}\n"
@@ -122,7 +123,8 @@ def run_training(
         "weights_sha256": weights_sha256(model),
     }
     if trainer.is_global_zero:
-        _save_finished(model, config, shape, out)
+        model.metadata = describe_input(config.data, shape, loss)
+        save_model(model, out / MODEL)
         text = json.dumps(results, indent=2) + "\n"
         write_whole(out / RESULTS, lambda partial: partial.write_text(text))
     return results
@@ -160,8 +162,8 @@ def check_checkpoint(path: Path, fingerprint: str) -> int:
     checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     if checkpoint["nonlocal_nn"]["fingerprint"] != fingerprint:
         raise ValueError(
-            "the training videos are not those the run was started with (files were added, removed or renamed, "
-            "or labels changed), so it cannot be gone on with: put them back, or start a new run"
+            "the training videos are not those the run was started with (files were added, removed or "
+            "renamed, or labels changed), so it cannot go on: put them back, or start a new run"
         )
     return int(checkpoint["global_step"])
 

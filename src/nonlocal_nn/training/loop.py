@@ -87,9 +87,9 @@ class BetweenSteps(pl.Callback):
 
     def on_save_checkpoint(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        checkpoint: dict[str, Any],  # noqa: ARG002
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
     ) -> None:
         """What is checked before Lightning loads the rest."""
         checkpoint["nonlocal_nn"] = {"fingerprint": self.options.fingerprint}
@@ -163,8 +163,8 @@ class BetweenSteps(pl.Callback):
 
     def on_exception(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
         exception: BaseException,  # noqa: ARG002
     ) -> None:
         """Give the terminal back."""

@@ -1,5 +1,6 @@
 """The two losses: one class a video (cross-entropy), or any number of classes a video (a sigmoid for each).
 
+>>> import torch
 >>> loss = make_loss("cross_entropy", label_smoothing=0.0)
 >>> round(loss(torch.zeros(2, 4), torch.tensor([0, 3])).item(), 4)                  # log 4
 1.3863

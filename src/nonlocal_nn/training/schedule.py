@@ -2,8 +2,8 @@
 
 >>> from nonlocal_nn.training.config import ScheduleConfig
 >>> paper = make_plan(ScheduleConfig(iterations=400_000), videos=246_000, batch_size=64)
->>> [lr_at(step, 0.01, paper) for step in (0, 149_999, 150_000, 300_000)]
-[0.01, 0.01, 0.001, 0.0001]
+>>> [f"{lr_at(step, 0.01, paper):g}" for step in (0, 149_999, 150_000, 300_000)]
+['0.01', '0.01', '0.001', '0.0001']
 """
 
 from __future__ import annotations

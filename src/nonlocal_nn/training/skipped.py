@@ -63,15 +63,16 @@ class SkippedVideos:
                 sys.stderr.write(f"skipped {problem.path}: {problem.reason}\n")
         if training:
             self._training.update(problem.path for problem in new)
-        if new and write:
+        if write and (new or not self.path.exists()):
             write_whole(self.path, self._write)
         if len(self._training) > self.allowed_share * self.videos:
             first = "; ".join(f"{path}: {self.reasons[path]}" for path in sorted(self._training)[:3])
             raise TooManyBadVideosError(
                 f"{len(self._training)} of {self.videos} training videos "
                 f"({100 * len(self._training) / self.videos:.1f}%) cannot be used, more than "
-                f"data.max_bad_videos = {self.allowed_share:g} allows. All are listed in {self.path}; the first: {first}. "
-                f"Repair or remove them (`nonlocal scan` finds all), or raise data.max_bad_videos."
+                f"data.max_bad_videos = {self.allowed_share:g} allows. "
+                f"All are listed in {self.path}; the first: {first}. Repair or remove them (`nonlocal scan` "
+                "finds all), or raise data.max_bad_videos."
             )
 
     def state(self) -> dict[str, list[list[str]]]:

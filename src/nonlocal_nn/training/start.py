@@ -125,10 +125,46 @@ def make_model(config: ModelConfig, classes: tuple[str, ...], seed: int) -> tupl
 
 
 def _load_own(model: VideoResNet, path: Path) -> list[str]:
+    """Weights of ours; a classifier of other classes is left out, any other difference is an error."""
     from nonlocal_nn.models.io import load_weights
 
-    raise NotImplementedError
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = load_weights(model, path, partial=True)
+    other = [name for name in (*report.missing, *report.mismatched, *report.unused) if not _may_be_new(name)]
+    if other:
+        model.load_state_dict(before)
+        raise ValueError(
+            f"the weights in {path} are of another network than {model.spec.name if model.spec else 'this'}: "
+            + "; ".join(str(report).splitlines()[1:])
+        )
+    return [f"first weights: {path}", *str(report).splitlines()]
+
+
+def _may_be_new(name: str) -> bool:
+    # the classifier, and non-local blocks added to a network without them: freshly made they change nothing
+    return name.startswith("head.fc.") or ".nonlocal" in name
 
 
 def _load_image_network(model: VideoResNet, path: Path) -> list[str]:
-    raise NotImplementedError
+    from nonlocal_nn.models.io import load_image_weights
+
+    report = load_image_weights(model, path)
+    return [f"first weights: {path}, inflated", *str(report).splitlines()]
+
+
+def describe_input(data: DataConfig, shape: ClipShape, loss_name: str) -> dict[str, str]:
+    """What the finished model's file says of its input, for those who test it or predict with it.
+
+    >>> shape = ClipShape(frames=8, stride=2, crop=48, jitter=(55, 69), test_short_side=55)
+    >>> describe_input(DataConfig(train="videos"), shape, "cross_entropy")["frame_stride"]
+    '2'
+    """
+    return {
+        "clip_frames": str(shape.frames),
+        "frame_stride": str(shape.stride),
+        "crop": str(shape.crop),
+        "short_side": str(shape.test_short_side),
+        "mean": str(data.mean),
+        "std": str(data.std),
+        "multi_label": str(loss_name == "sigmoid").lower(),
+    }

@@ -1,0 +1,74 @@
+"""Two processes (gloo) train what one trains."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import nonlocal_nn as nl
+from conftest import ConfigMaker
+from nonlocal_nn.training.run import train
+
+
+def test_two_gloo_processes_reach_the_weights_of_one(
+    tiny_config: ConfigMaker, start_process: Callable[..., subprocess.Popen[str]], videos: Path
+) -> None:
+    # frozen norms: batch norm over a process's own share is another computation, as it is on several GPUs
+    sections = {
+        "data": {"val": str(videos / "test")},
+        "model": {"name": "c2d_tiny_nl2", "options": {"norm": "frozen"}},
+        "optim": {"lr": 0.01},
+        "schedule": {"iterations": 8},
+        "precise_bn": 3,
+        "checkpoint_every_steps": 4,
+    }
+    two = tiny_config(out="two", **sections)  # type: ignore[arg-type]
+    process = start_process(two, processes=2)
+    one = tiny_config(out="one", **sections)  # type: ignore[arg-type]
+    train(one)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, errors
+    expected, reached = (nl.load_model(config.out).state_dict() for config in (one, two))
+    fresh = nl.create_model("c2d_tiny_nl2", 2, **one.model.options).state_dict()
+    assert any(not torch.allclose(fresh[name], value, atol=1e-3) for name, value in expected.items())
+    for name, value in expected.items():
+        torch.testing.assert_close(reached[name], value, rtol=1e-4, atol=1e-6)
+    losses = [
+        [row.split(",")[3] for row in (Path(config.out) / "metrics.csv").read_text().splitlines()[1:]]
+        for config in (one, two)
+    ]
+    assert [float(loss) for loss in losses[1]] == torch.tensor(
+        [float(loss) for loss in losses[0]]
+    ).tolist() or all(abs(float(a) - float(b)) < 1e-4 for a, b in zip(*losses, strict=True))
+
+
+def test_two_processes_killed_and_resumed_end_the_same(
+    tiny_config: ConfigMaker, start_process: Callable[..., subprocess.Popen[str]]
+) -> None:
+    sections = {
+        "model": {"options": {"dropout": 0.5}},
+        "schedule": {"iterations": 30},
+        "checkpoint_every_steps": 3,
+    }
+    import json
+    import signal
+    import time
+
+    whole, broken = tiny_config(out="whole", **sections), tiny_config(out="broken", **sections)  # type: ignore[arg-type]
+    first = start_process(whole, processes=2)
+    process = start_process(broken, processes=2)
+    checkpoint = Path(broken.out) / "checkpoints" / "last.ckpt"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert first.wait() == 0, first.communicate()[1]
+    time.sleep(1)
+    broken.resume = True
+    again = start_process(broken, processes=2)
+    assert again.wait() == 0, again.communicate()[1]
+    results = [json.loads((Path(config.out) / "results.json").read_text()) for config in (whole, broken)]
+    assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
