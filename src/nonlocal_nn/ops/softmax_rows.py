@@ -6,8 +6,8 @@ pass is
     y_i = (1/s_i) sum_j p_ij g_j
 
 and only m and s, two numbers a row, are kept beside inputs and result. The backward pass makes p again, row
-chunk by row chunk, unless told to keep it: four matrix products instead of five. With dy_i the gradient of y_i
-and u_i = dy_i / s_i,
+chunk by row chunk, unless told to keep it: four matrix products instead of five. With dy_i the gradient of
+y_i and u_i = dy_i / s_i,
 
     dg_j     = sum_i p_ij u_i
     dl_ij    = p_ij (u_i . g_j - (1/s_i) sum_k p_ik u_i . g_k)
