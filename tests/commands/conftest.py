@@ -20,7 +20,7 @@ METADATA = {
     "short_side": "24",
     "mean": "100.0",
     "std": "50.0",
-    "loss": "cross_entropy",
+    "multi_label": "false",
 }
 
 

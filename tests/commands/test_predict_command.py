@@ -158,7 +158,7 @@ def test_several_labels_are_scored_each_by_itself(
     model = load_model(run)
     torch.nn.init.constant_(model.head.fc.weight, 0.0)
     torch.nn.init.constant_(model.head.fc.bias, 2.0)
-    save_model(model, tmp_path / "model.safetensors", {**model.metadata, "loss": "sigmoid"})
+    save_model(model, tmp_path / "model.safetensors", {**model.metadata, "multi_label": "true"})
     _, (line,), _ = predict(capsys, videos / "circle" / "a.mp4", "--checkpoint", tmp_path, "--top", 7)
     assert [entry["score"] for entry in line["classes"]] == pytest.approx([0.880797] * 7, abs=1e-6)
     assert [entry["index"] for entry in line["classes"]] == list(range(7))  # equal scores: in class order

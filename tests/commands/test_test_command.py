@@ -113,7 +113,7 @@ def test_nothing_to_test_is_an_error(
 
 def test_several_labels_give_map(run: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:
     model = load_model(run)
-    save_model(model, tmp_path / "model.safetensors", {**model.metadata, "loss": "sigmoid"})
+    save_model(model, tmp_path / "model.safetensors", {**model.metadata, "multi_label": "true"})
     listed = tmp_path / "list.txt"
     listed.write_text(
         f"{videos / 'circle' / 'a.mp4'} 0,2\n{videos / 'cross' / 'b.mp4'} 1\n"

@@ -227,3 +227,26 @@ def test_a_model_of_the_wrong_shape_is_named(make_sample: MakeSample) -> None:
 def test_refuses_no_views(field: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="views_per_batch = 0"):
         Scoring(**field)
+
+
+def test_threads_are_shared_with_the_workers_and_given_back(
+    make_sample: MakeSample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    class Noting(TinyNet):
+        def forward(self, views: Tensor) -> Tensor:
+            seen.append(torch.get_num_threads())
+            return super().forward(views)
+
+    before = torch.get_num_threads()
+    monkeypatch.setattr("nonlocal_nn.evaluation.views._cores", lambda: 3)
+    try:
+        torch.set_num_threads(3)
+        evaluate(Noting(), [make_sample(index=i) for i in range(2)], workers=2)
+        assert seen == [1, 1]
+        assert torch.get_num_threads() == 3
+        evaluate(Noting(), [make_sample()], workers=0)
+        assert seen[2:] == [3]
+    finally:
+        torch.set_num_threads(before)

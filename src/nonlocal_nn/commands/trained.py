@@ -63,7 +63,7 @@ def load_trained(checkpoint: str, device: str = "auto") -> Trained:
         file=file,
         name=spec.name,
         classes=model.classes or tuple(str(number) for number in range(spec.num_classes)),
-        multi_label=known.get("loss") == "sigmoid",
+        multi_label=known.get("multi_label") == "true",
         clip_frames=int(known.get("clip_frames", spec.frames)),
         frame_stride=int(known.get("frame_stride", 2)),
         short_side=int(known.get("short_side", round(spec.crop * 256 / 224))),

@@ -15,7 +15,7 @@ class ScoringConfig:
     """Which views of a video are scored, and where. None: as the checkpoint says, as in training."""
 
     clips: int = 10
-    """Clips spread evenly along the video; clips times crops may be 1 to 30."""
+    """Clips spread evenly along the video; with 3 crops of each, the paper's 30 views."""
     crops: Literal[1, 3] = 3
     """Square crops of each clip: 1 (centre) or 3 along the longer side; not used with full_frame."""
     full_frame: bool = False
@@ -31,7 +31,7 @@ class ScoringConfig:
     views_per_batch: int = 8
     """Views that go through the model together; fewer need less memory."""
     workers: int | None = None
-    """Processes that decode videos; none: one for each core, up to 8; 0: none."""
+    """Processes that decode videos; none: 1 to 8, by the cores and where the model runs; 0: none."""
     device: str = "auto"
     """auto (a CUDA GPU or else the CPU), cpu, cuda, cuda:1, ... or mps."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
