@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -306,7 +307,7 @@ def test_python_m_is_the_command() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="pipes of another kind")
 def test_a_closed_pipe_is_quiet() -> None:
     done = subprocess.run(
-        f"{sys.executable} -u -m nonlocal_nn train --help | head -1",
+        f"{shlex.quote(sys.executable)} -u -m nonlocal_nn train --help | head -1",
         shell=True,
         capture_output=True,
         text=True,

@@ -9,10 +9,10 @@ import pickle
 
 import pytest
 import torch
-from plain_block import plain_affinity_and_g, plain_block, randomise
 
 from nonlocal_nn import NonLocalBlock
 from nonlocal_nn.blocks.norm import FrozenBatchNorm
+from tests.blocks.plain_block import plain_affinity_and_g, plain_block, randomise
 
 PAIRWISE = ["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 SUBSAMPLE = [(False, "embedding"), (True, "embedding"), (True, "input")]

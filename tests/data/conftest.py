@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_videos import broken_files, write_video
+
+from tests.data.made_videos import broken_files, write_video
 
 
 @pytest.fixture(scope="session")

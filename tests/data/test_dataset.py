@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_videos import numbers_shown, write_video
 from torch.utils.data import DataLoader
 
 from nonlocal_nn.data import dataset as dataset_module
@@ -27,6 +26,7 @@ from nonlocal_nn.data.decode import VideoReader
 from nonlocal_nn.data.errors import VideoError
 from nonlocal_nn.data.manifest import Manifest, VideoRecord
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
+from tests.data.made_videos import numbers_shown, write_video
 
 PLAIN = TrainTransform(crop=48, jitter=(48, 48), flip=0.0)
 
@@ -257,9 +257,9 @@ def test_each_video_is_opened_and_read_once(videos: list[Path], monkeypatch: pyt
             calls.append("open")
             super().__init__(path, threads)
 
-        def read(self, indices):
+        def read(self, indices, prepare=None):
             calls.append("read")
-            return super().read(indices)
+            return super().read(indices, prepare)
 
     monkeypatch.setattr(dataset_module, "VideoReader", Counting)
     _ = _views(videos, clips=10)[0]

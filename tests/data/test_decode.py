@@ -8,11 +8,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from made_videos import numbers_shown, remux, write_video
 
 from nonlocal_nn.data import decode
 from nonlocal_nn.data.decode import VideoReader, probe
 from nonlocal_nn.data.errors import VideoError
+from tests.data.made_videos import numbers_shown, remux, write_video
 
 # name: (suffix, codec, encoder options)
 ENCODINGS = {

@@ -9,10 +9,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from made_videos import write_video
 
 from nonlocal_nn.data.isolated import run_isolated
 from nonlocal_nn.data.scan import Finding, ScanConfig, check_video, scan, scan_command
+from tests.data.made_videos import write_video
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ def _reference(clip: Clip, box: CropBox, height: int, width: int) -> torch.Tenso
 def _assert_same_levels(video: torch.Tensor, reference: torch.Tensor) -> None:
     """Whole levels are resized along one axis, rounded, then along the other, rounded: half a level each.
 
-    The 5 % beyond are the 16-bit weights of torch's uint8 kernel. Cutting off instead of rounding would darken
-    by half a level for each axis.
+    The 5 % beyond are the 16-bit weights of torch's uint8 kernel. Cutting off instead of rounding would
+    darken by half a level for each axis.
     """
     error = video.float() - reference
     assert error.abs().max() <= 2 * 0.5 * 1.05
@@ -115,6 +115,17 @@ def test_views_are_crops_of_the_frame_resized_once(height: int, width: int) -> N
     assert len(set(boxes)) == 3
     _, (centre,) = ViewTransform(short_side=56, crop=48, crops=1)(clip)
     assert centre == boxes[1]
+
+
+def test_resizing_frame_by_frame_is_the_same() -> None:
+    clip = _clip()
+    transform = ViewTransform(short_side=56, crop=48, crops=3)
+    turned = clip.frames[:, :, ::-1]  # as np.rot90 gives it: another order in memory
+    singly = np.stack([transform.resize(image) for image in turned])
+    together, _ = transform(Clip(np.ascontiguousarray(turned), clip.indices, clip.pts_seconds, clip.path))
+    assert np.array_equal(singly, together.permute(1, 2, 3, 0).numpy())
+    again, _ = transform(Clip(singly, clip.indices, clip.pts_seconds, clip.path))
+    assert torch.equal(again, together)  # resizing what has its size changes nothing
 
 
 def test_the_full_frame_is_one_view() -> None:

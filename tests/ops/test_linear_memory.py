@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from operands import NAMES, inputs
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nonlocal_nn.ops import hinge_sums, pairwise, reference, softmax_rows
+from tests.ops.operands import NAMES, inputs
 
 
 class LargestTensor(TorchDispatchMode):

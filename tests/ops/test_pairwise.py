@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from operands import NAMES, inputs, values_and_gradients
 
 from nonlocal_nn.ops import hinge_sums, pairwise, reference, softmax_rows
+from tests.ops.operands import NAMES, inputs, values_and_gradients
 
 
 @pytest.fixture

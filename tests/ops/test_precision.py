@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from operands import NAMES, inputs, values_and_gradients
 
 from nonlocal_nn.ops import pairwise, reference
+from tests.ops.operands import NAMES, inputs, values_and_gradients
 
 
 @pytest.mark.parametrize("name", NAMES)

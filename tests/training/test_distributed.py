@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 import nonlocal_nn as nl
-from conftest import ConfigMaker
 from nonlocal_nn.training.run import train
+from tests.training.conftest import ConfigMaker
 
 
 def test_two_gloo_processes_reach_the_weights_of_one(

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ConfigMaker
 from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.precise_bn import update_statistics
 from nonlocal_nn.training.run import train
 from nonlocal_nn.training.signals import TrainingInterrupted
 from nonlocal_nn.training.task import ClassifierTask
+from tests.training.conftest import ConfigMaker
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

@@ -11,13 +11,13 @@ import torch
 import yaml
 
 import nonlocal_nn as nl
-from conftest import ConfigMaker, write_video
 from nonlocal_nn.training.config import load_config
 from nonlocal_nn.training.recipes import RECIPES, recipe
 from nonlocal_nn.training.run import train
 from nonlocal_nn.training.schedule import make_plan
 from nonlocal_nn.training.signals import TrainingInterrupted
 from nonlocal_nn.training.skipped import TooManyBadVideosError
+from tests.training.conftest import ConfigMaker, write_video
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
