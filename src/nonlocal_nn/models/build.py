@@ -6,7 +6,6 @@ from torch import nn
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.blocks.norm import FrozenBatchNorm
-from nonlocal_nn.models.conv import Conv3d
 from nonlocal_nn.models.spec import STEMS, PoolSpec, VideoResNetSpec
 from nonlocal_nn.models.video_resnet import Bottleneck, Head, Stage, VideoResNet, VideoStem
 
@@ -26,7 +25,7 @@ def build_model(spec: VideoResNetSpec) -> VideoResNet:
     norm = _norm(spec)
     time = 1 if spec.inflation is None else stem_spec.inflated_time
     size = stem_spec.conv_size
-    conv1 = Conv3d(
+    conv1 = nn.Conv3d(
         3,
         spec.base_width,
         (time, size, size),
@@ -67,7 +66,7 @@ def _stage(
             times,
         )
         for module in block.modules():
-            if isinstance(module, Conv3d):
+            if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         blocks.append(block)
     placed = {index: _nonlocal_block(spec, name, channels_out) for index in spec.nonlocal_after.get(name, ())}
