@@ -68,8 +68,8 @@ class NonLocalBlock(nn.Module):
             embedded_gaussian (gaussian: channels ** -0.5, the length of its vectors). Not for concatenation,
             which has no product to scale.
         norm: "batch": batch norm after W_z, its gamma starting at zero. "frozen": the same with everything
-            fixed, for weights that are loaded: gamma is zero, and the block the identity, until then. None: W_z
-            and its bias start at zero.
+            fixed, for weights that are loaded: gamma is zero, and the block the identity, until then. None:
+            W_z and its bias start at zero.
         init: "paper": He et al., normal with variance 2 / fan-in. "released": normal with deviation 0.01.
 
     A new block is the identity, whatever the options.
