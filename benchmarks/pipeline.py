@@ -155,7 +155,7 @@ def make_video(path: Path, seed: int, frames: int = 300, width: int = 340, heigh
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
     scene = av.VideoFrame.from_ndarray(small).reformat(width=800, height=600).to_ndarray(format="rgb24")
-    drift = np.cumsum(rng.normal(0, 1.5, (frames, 2)), axis=0) + (170, 220)
+    drift = np.cumsum(rng.normal(0, 1.5, (frames, 2)), axis=0) + np.array([170, 220])
     corners = np.clip(drift, 0, (600 - height, 800 - width)).astype(int)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"crf": "23"})

@@ -109,20 +109,27 @@ class ViewSample(NamedTuple):
     @property
     def views(self) -> Tensor:
         """All views, uint8 (clips * crops, 3, frames, height, width); the crops of a clip are neighbours."""
-        return torch.stack([self._view(n) for n in range(self.num_views)])
+        return self._views(0, self.num_views)
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """Yield the views in order, at most `size` at a time, so that 30 of them need not fit in memory."""
         if size < 1:
             raise ValueError(f"size must be 1 or more, not {size}")
         for begin in range(0, self.num_views, size):
-            yield torch.stack([self._view(n) for n in range(begin, min(begin + size, self.num_views))])
+            yield self._views(begin, min(begin + size, self.num_views))
 
-    def _view(self, number: int) -> Tensor:
-        clip, crop = divmod(number, len(self.boxes))
-        box = self.boxes[crop]
-        cut = self.frames[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
-        return cut[:, self.clips[clip]]
+    def _views(self, begin: int, end: int) -> Tensor:
+        frames = self.frames.permute(
+            1, 2, 3, 0
+        ).numpy()  # as they lie in memory, so that rows are copied whole
+        clips = self.clips.numpy()
+        height, width = self.boxes[0][2:]
+        out = torch.empty(end - begin, clips.shape[1], height, width, 3, dtype=torch.uint8)
+        for row, number in enumerate(range(begin, end)):
+            clip, crop = divmod(number, len(self.boxes))
+            top, left = self.boxes[crop][:2]
+            out.numpy()[row] = frames[:, top : top + height, left : left + width][clips[clip]]
+        return out.permute(0, 4, 1, 2, 3)
 
 
 class ClipDataset(Dataset[Sample]):
@@ -264,7 +271,7 @@ class ViewDataset(Dataset["ViewSample | Skipped"]):
                     [clip_indices(int(s), self.clip_frames, self.frame_stride, count) for s in starts]
                 )
                 distinct, positions = np.unique(numbers, return_inverse=True)
-                clip = reader.read(first + distinct)
+                clip = reader.read(first + distinct, prepare=self.transform.resize)
         except VideoError as error:
             return Skipped(index, error.problem)
         frames, boxes = self.transform(clip)

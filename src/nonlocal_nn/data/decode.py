@@ -7,7 +7,7 @@ no wanted frame depends on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from nonlocal_nn.data.errors import VideoError
 from nonlocal_nn.data.packets import FrameTable, open_video, read_frame_table
-from nonlocal_nn.data.pixels import Clip, ContactSheet
+from nonlocal_nn.data.pixels import Clip, ContactSheet, Image
 
 __all__ = ["Clip", "DecodeCheck", "VideoError", "VideoInfo", "VideoReader", "probe"]
 
@@ -133,6 +133,7 @@ class VideoReader:
         self.path = str(path)
         self._threads = threads
         self._container, self._stream = open_video(self.path, threads)
+        self._tick_seconds = float(self._stream.time_base or 0)
         self._kept: list[Any] | None = None
         try:
             self._table: FrameTable = read_frame_table(self.path, self._container, self._stream)
@@ -170,14 +171,14 @@ class VideoReader:
         if not self._table.exact:
             return self.num_frames / self.fps
         pts = self._table.pts
-        return float((pts[-1] - pts[0]) * self._stream.time_base) + 1.0 / self.fps
+        return float(pts[-1] - pts[0]) * self._tick_seconds + 1.0 / self.fps
 
     @property
     def frame_seconds(self) -> npt.NDArray[np.float64]:
         """The time at which each frame is shown, (num_frames,), ascending."""
         if not self._table.exact:
             return np.arange(self.num_frames, dtype=np.float64) / self.fps
-        return self._table.pts.astype(np.float64) * float(self._stream.time_base)
+        return self._table.pts.astype(np.float64) * self._tick_seconds
 
     @property
     def info(self) -> VideoInfo:
@@ -206,13 +207,22 @@ class VideoReader:
             container=self._container.format.name,
         )
 
-    def read(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> Clip:
+    def read(
+        self,
+        indices: Sequence[int] | npt.NDArray[np.integer[Any]],
+        prepare: Callable[[Image], Image] | None = None,
+    ) -> Clip:
         """Return the frames with these numbers, in the order given; a number may occur more than once.
 
         The video is decoded at most once, forwards, whatever the order. Only wanted frames become pixels. A
         frame that the file lists but the decoder leaves out (before the first key frame, or a repeated
         picture) is shown as the one before it, or else after it, as a player does; `pts_seconds` tells which
         was shown.
+
+        Args:
+            indices: frame numbers from 0.
+            prepare: what to do with each frame, uint8 (height, width, 3), as soon as it is decoded, such as
+                making it smaller: then the large ones are never all in memory. It must not keep its argument.
 
         Raises:
             ValueError: no numbers, or one outside the video.
@@ -226,7 +236,7 @@ class VideoReader:
             raise ValueError(
                 f"{self.path}: frames {wanted[0]} .. {wanted[-1]} asked of a video of {self.num_frames}"
             )
-        sheet = self._fetch(wanted)
+        sheet = self._fetch(wanted, prepare)
         frames, seconds = sheet.frames, sheet.seconds
         if len(wanted) != len(asked) or np.any(inverse[1:] < inverse[:-1]):
             frames, seconds = frames[inverse], seconds[inverse]
@@ -253,8 +263,8 @@ class VideoReader:
     # -- from wanted numbers to pixels
     # ------------------------------------------------------------------------------
 
-    def _fetch(self, wanted: Numbers) -> ContactSheet:
-        sheet = ContactSheet(self.path, wanted)
+    def _fetch(self, wanted: Numbers, prepare: Callable[[Image], Image] | None = None) -> ContactSheet:
+        sheet = ContactSheet(self.path, wanted, prepare)
         if self._table.exact:
             for start, run in self._runs(wanted):
                 # A decoder may stumble where it was made to start late or to skip; the plain pass below
@@ -293,7 +303,7 @@ class VideoReader:
 
     def _seconds(self, number: int) -> float:
         if self._table.exact:
-            return float(self._table.pts[number] * self._stream.time_base)
+            return float(self._table.pts[number]) * self._tick_seconds
         return number / self.fps
 
     def _runs(self, wanted: Numbers) -> Iterator[tuple[int | None, Numbers]]:
@@ -318,16 +328,18 @@ class VideoReader:
             yield from enumerate(self._kept)
             return
         exact, pts = self._table.exact, self._table.pts
-        wanted = None if run is None else {int(pts[number]) for number in run}
-        context = None
+        packets = self._packets(start, afresh=run is None)
+        context = self._stream.codec_context
+        may_skip = run is not None and context.codec.canonical_name in _SKIPPING_CODECS
+        wanted = set() if run is None else {int(pts[number]) for number in run}
+        skipping = False
         count, number = 0, -1
         try:
-            for packet in self._packets(start, afresh=run is None):
-                if context is None and wanted is not None:
-                    codec = self._stream.codec_context
-                    context = codec if codec.codec.canonical_name in _SKIPPING_CODECS else None
-                if context is not None and wanted is not None:
-                    context.skip_frame = "DEFAULT" if packet.pts in wanted or packet.pts is None else "NONREF"
+            for packet in packets:
+                if may_skip and skipping != (packet.pts is not None and packet.pts not in wanted):
+                    # Pictures that no other depends on need not even be decoded.
+                    skipping = not skipping
+                    context.skip_frame = "NONREF" if skipping else "DEFAULT"
                 for frame in packet.decode():
                     if exact and frame.pts is not None:
                         number = min(int(np.searchsorted(pts, frame.pts)), len(pts) - 1)
@@ -344,7 +356,7 @@ class VideoReader:
                 self.path, f"decoding fails after frame {number + 1}{total}: {reason}"
             ) from error
         finally:
-            if context is not None:
+            if skipping:
                 context.skip_frame = "DEFAULT"
 
     def _packets(self, start: int | None, afresh: bool) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from av.video.reformatter import VideoReformatter
 
 from nonlocal_nn.data.errors import VideoError
 
-__all__ = ["Clip", "ContactSheet"]
+__all__ = ["Clip", "ContactSheet", "Image"]
 
 # Older PyAV has no `threads` here. Left alone, swscale would start one thread for each core, in every worker.
 _RGB_OPTIONS: dict[str, Any] = {"format": "rgb24"}
@@ -37,10 +38,15 @@ class Clip:
     path: str
 
 
+Image = npt.NDArray[np.uint8]  # (height, width, 3)
+
+
 class ContactSheet:
     """The wanted frames of one call, filled in as they are decoded."""
 
-    def __init__(self, path: str, wanted: npt.NDArray[np.int64]) -> None:
+    def __init__(
+        self, path: str, wanted: npt.NDArray[np.int64], prepare: Callable[[Image], Image] | None = None
+    ) -> None:
         self.path = path
         self.row = {int(number): row for row, number in enumerate(wanted)}
         self.pending = set(self.row)
@@ -48,6 +54,7 @@ class ContactSheet:
         self.seconds = np.zeros(len(wanted), dtype=np.float64)
         self.rotation_degrees = 0
         self._size = (0, 0)
+        self._prepare = prepare
         self._reformatter = VideoReformatter()  # holds swscale's tables, which cost more than a conversion
 
     def put(self, number: int, frame: Any, seconds: float) -> None:
@@ -64,11 +71,13 @@ class ContactSheet:
                 self.path, f"pixel format {frame.format.name} cannot be turned into RGB"
             ) from error
         plane = rgb.planes[0]
-        image: npt.NDArray[np.uint8] = np.ndarray(
+        image: Image = np.ndarray(
             (height, width, 3), np.uint8, buffer=memoryview(plane), strides=(plane.line_size, 3, 1)
         )
         if self.rotation_degrees:
             image = np.rot90(image, self.rotation_degrees // 90)
+        if self._prepare is not None:
+            image = self._prepare(image)
         if not len(self.frames):
             self.frames = np.empty((len(self.row), *image.shape), dtype=np.uint8)
         self.frames[self.row[number]] = image

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -128,6 +129,14 @@ class ViewTransform:
             raise ValueError(f"the full frame is one view, so crops must be 1, not {self.crops}")
         if self.crop is not None:
             crop_offsets(self.short_side, self.short_side, self.crop, self.crops)  # raises where impossible
+
+    def resize(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Resize one frame, (height, width, 3); for `VideoReader.read(prepare=...)`."""
+        height, width = resized_size(image.shape[0], image.shape[1], self.short_side)
+        # the batch axis first, so that torch sees its fast memory order
+        frame = torch.from_numpy(np.ascontiguousarray(image)[np.newaxis]).permute(0, 3, 1, 2)
+        resized: npt.NDArray[np.uint8] = _resize(frame, height, width)[0].permute(1, 2, 0).numpy()
+        return resized
 
     def __call__(self, clip: Clip) -> tuple[Tensor, tuple[CropBox, ...]]:
         """Return the resized frames, uint8 (3, frames, height, width), and the crops to take from them."""
