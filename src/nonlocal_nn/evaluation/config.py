@@ -21,7 +21,7 @@ class ScoringConfig:
     full_frame: bool = False
     """Score whole frames, fully convolutionally, instead of crops."""
     short_side: int | None = None
-    """Shorter side of the frames in pixels; none: 256 / 224 of the training crop."""
+    """Shorter side of the frames in pixels; none: as the checkpoint says (256 for a training crop of 224)."""
     crop: int | None = None
     """Side of a crop in pixels; none: the shorter side, as in the released code."""
     clip_frames: int | None = None

@@ -67,12 +67,13 @@ def clip_shape(data: DataConfig, spec: VideoResNetSpec) -> ClipShape:
     ClipShape(frames=32, stride=2, crop=224, jitter=(256, 320), test_short_side=256)
     """
     crop = spec.crop if data.crop is None else data.crop
+    jitter = (round(crop * 256 / 224), round(crop * 320 / 224)) if data.jitter is None else data.jitter
     return ClipShape(
         frames=spec.frames if data.clip_frames is None else data.clip_frames,
         stride=data.frame_stride,
         crop=crop,
-        jitter=(round(crop * 256 / 224), round(crop * 320 / 224)) if data.jitter is None else data.jitter,
-        test_short_side=round(crop * 256 / 224),
+        jitter=jitter,
+        test_short_side=jitter[0],  # a test sees a scale that training saw: its smallest, 256 in the paper
     )
 
 
