@@ -33,7 +33,7 @@ class DemoConfig:
     """Train both networks this many times, with seeds 0, 1, ...; three show the spread."""
     out: str = "runs/demo"
     """Folder for the videos, the runs and results.json."""
-    epochs: int = 8
+    epochs: int = 6
     """Passes over the training videos, the same for both networks."""
     train_videos: int = 2000
     """Videos to train on, a multiple of 4."""
@@ -140,7 +140,7 @@ def recipe(model: str, seed: int, train_folder: Path, out: Path, epochs: int, pr
         # The corners are what the question is about: no crop may cut them off, no flip exchange them.
         data=DataConfig(train=str(train_folder), jitter=(48, 48), crop=48, flip=0.0),
         model=ModelConfig(name=model),
-        optim=OptimConfig(lr=0.1, batch_size=32),
+        optim=OptimConfig(name="adamw", lr=3e-3, weight_decay=0.01, batch_size=32),
         schedule=ScheduleConfig(epochs=epochs, kind="cosine", warmup=1.0),
         precise_bn=20,
         seed=seed,

@@ -54,7 +54,8 @@ FRAMES_PER_SECOND = 8
 DIGITS = (0, 1)
 
 _HALF = FRAMES // 2
-_DIGIT_PIXELS = 16
+_DIGIT_PIXELS = 20
+_MARGIN_PIXELS = 2
 _TEST_SHARE = 4  # one handwriting in four is kept for the test videos
 _STAMP = "rendered.json"
 _VERSION = 1  # raise when the pixels or names change: folders made by an older version are made anew
@@ -233,7 +234,7 @@ def _digits() -> tuple[Image, npt.NDArray[np.int64]]:
         bunch = load_digits()
         small = bunch.images / 16.0
         # Bilinear enlargement: where the new pixel centres lie on the old grid, then one matrix an axis.
-        centres = np.clip((np.arange(_DIGIT_PIXELS) + 0.5) / 2 - 0.5, 0, 7)
+        centres = np.clip((np.arange(_DIGIT_PIXELS) + 0.5) * 8 / _DIGIT_PIXELS - 0.5, 0, 7)
         weights = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(8)))
         large: Image = np.clip(255 * (weights @ small @ weights.T), 0, 255).astype(np.uint8)
         _cache = (large, bunch.target.astype(np.int64))
@@ -247,20 +248,21 @@ def _background(rng: np.random.Generator) -> Image:
     for _ in range(3):
         fx, fy = rng.uniform(-2, 2, size=2)
         wave = np.sin(2 * np.pi * (fx * x + fy * y) + rng.uniform(0, 2 * np.pi))
-        image += 14 * wave[..., None] * rng.uniform(0.4, 1.0, size=3)
+        image += 8 * wave[..., None] * rng.uniform(0.4, 1.0, size=3)
     result: Image = np.clip(image, 0, 255).astype(np.uint8)
     return result
 
 
 def _half(background: Image, digit: Image, rng: np.random.Generator, *, at_end: bool) -> Image:
-    """One half of a video: the digit comes up, drifts a little in its corner and goes."""
+    """One half of a video: the digit drifts a little in its corner."""
     video = np.repeat(background[None].astype(np.float64), _HALF, axis=0)
-    corner = SIDE_PIXELS - _DIGIT_PIXELS - 3 if at_end else 3
-    top, left = corner + rng.integers(-3, 4, size=2)
-    drift = rng.choice([-1, 0, 1], size=2)
-    for frame in range(1, _HALF - 1):
-        dy, dx = (drift * (frame - _HALF // 2)) // 4
-        y, x = (int(np.clip(v, 0, SIDE_PIXELS - _DIGIT_PIXELS)) for v in (top + dy, left + dx))
+    # Each digit stays in its quarter, off the middle by more than the reach of one chroma sample.
+    room = SIDE_PIXELS // 2 - _MARGIN_PIXELS - _DIGIT_PIXELS
+    start, drift = rng.uniform(0, room, size=2), rng.uniform(-0.4, 0.4, size=2)
+    for frame in range(_HALF):
+        y, x = (int(v) for v in np.rint(np.clip(start + drift * frame, 0, room)))
+        if at_end:
+            y, x = (v + SIDE_PIXELS // 2 + _MARGIN_PIXELS for v in (y, x))
         patch = video[frame, y : y + _DIGIT_PIXELS, x : x + _DIGIT_PIXELS]
         ink = digit[..., None] / 255.0
         patch[...] = patch * (1 - ink) + 235.0 * ink
