@@ -141,7 +141,7 @@ def recipe(model: str, seed: int, train_folder: Path, out: Path, epochs: int, pr
         data=DataConfig(train=str(train_folder), jitter=(48, 48), crop=48, flip=0.0),
         model=ModelConfig(name=model),
         optim=OptimConfig(name="adamw", lr=3e-3, weight_decay=0.01, batch_size=32),
-        schedule=ScheduleConfig(epochs=epochs, kind="cosine", warmup=1.0),
+        schedule=ScheduleConfig(epochs=epochs, kind="cosine", warmup=min(1.0, epochs / 2)),
         precise_bn=20,
         seed=seed,
         accelerator="cpu",
