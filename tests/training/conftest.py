@@ -59,15 +59,15 @@ def tiny_config(videos: Path, tmp_path: Path) -> ConfigMaker:
         schedule: dict[str, object] | None = None,
         **fields: object,
     ) -> TrainConfig:
-        small = {"frames": 4, "crop": 24, "base_width": 4}
-        options = {**small, **(model or {}).pop("options", {})}  # type: ignore[dict-item, call-overload]
+        model = dict(model or {})
+        options = {"frames": 4, "crop": 24, "base_width": 4, **model.pop("options", {})}  # type: ignore[dict-item]
         return TrainConfig(
             **{
                 "out": str(tmp_path / out),
                 "data": DataConfig(
                     **{"train": str(videos / "train"), "frame_stride": 1, "workers": 0, **(data or {})}  # type: ignore[arg-type]
                 ),
-                "model": ModelConfig(**{"name": "c2d_tiny", "options": options, **(model or {})}),  # type: ignore[arg-type]
+                "model": ModelConfig(**{"name": "c2d_tiny", "options": options, **model}),  # type: ignore[arg-type]
                 "optim": OptimConfig(**{"batch_size": 4, "lr": 0.05, **(optim or {})}),  # type: ignore[arg-type]
                 "schedule": ScheduleConfig(**{"iterations": 6, **(schedule or {})}),  # type: ignore[arg-type]
                 "precise_bn": 2,

@@ -45,7 +45,7 @@ def test_killed_five_times_the_weights_are_those_of_an_unbroken_run(
         "data": {"workers": 1, "val": str(videos / "test")},
         "model": {"name": "c2d_tiny_nl2", "options": {"dropout": 0.5}},
         "optim": {"batch_size": 10, "accumulate": 2},
-        "schedule": {"iterations": 150, "kind": "cosine", "warmup": 20},
+        "schedule": {"iterations": 90, "kind": "cosine", "warmup": 20},
         "checkpoint_every_steps": 3,
         "val_every_epochs": 5,
     }
@@ -59,10 +59,10 @@ def test_killed_five_times_the_weights_are_those_of_an_unbroken_run(
     killed_at = []
     for kill in range(5):
         process = start_process(broken)
-        until = 5 + 28 * kill  # some way further than the last time ...
+        until = 5 + 14 * kill  # some way further than the last time ...
         while _last_step(out) < until and process.poll() is None:
             time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.5))  # ... and then any moment: in a step, a checkpoint, a validation
+        time.sleep(moments.uniform(0, 0.3))  # ... and then any moment: in a step, a checkpoint, a validation
         assert process.poll() is None, process.communicate()[1]
         process.send_signal(signal.SIGKILL)
         process.communicate()

@@ -50,7 +50,7 @@ def test_a_run_learns_and_leaves_everything_in_its_folder(
     assert (model.metadata["clip_frames"], model.metadata["crop"]) == ("4", "24")
     printed = capfd.readouterr()
     assert printed.out == ""  # no tips, no tables of Lightning's
-    assert printed.err.count("\n") == 2, printed.err
+    assert printed.err.count("\n") == 1, printed.err
     # the folder is taken
     with pytest.raises(FileExistsError, match=r"finished run; choose another out folder, .*--resume"):
         train(config)

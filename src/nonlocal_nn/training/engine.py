@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -24,6 +24,7 @@ from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.datamodule import BatchOptions, ClipDataModule, default_workers
 from nonlocal_nn.training.loop import BetweenSteps, LoopOptions
 from nonlocal_nn.training.loss import resolve_loss
+from nonlocal_nn.training.optimizer import make_optimizer
 from nonlocal_nn.training.quiet import quiet_lightning
 from nonlocal_nn.training.run_folder import MODEL, RESULTS, SKIPPED, open_run
 from nonlocal_nn.training.schedule import make_plan
@@ -52,6 +53,20 @@ def run_training(
         model, config.optim, plan, loss, config.seed, mean=config.data.mean, std=config.data.std
     )
     devices, nodes = _processes(config)
+    workers = config.data.workers
+    data = ClipDataModule(
+        train_set,
+        val_set,
+        BatchOptions(
+            batch_size=config.optim.batch_size,
+            accumulate=config.optim.accumulate,
+            total_steps=plan.total_steps,
+            seed=config.seed,
+            workers=default_workers(devices) if workers is None else workers,
+        ),
+    )
+    data.check_shares(devices * nodes)
+    make_optimizer(model, config.optim)  # only for what it refuses; Lightning asks the task for one later
     listed = videos + len(manifests.train.problems)
     skipped = SkippedVideos(out / SKIPPED, listed, config.data.max_bad_videos)
 
@@ -78,19 +93,6 @@ def run_training(
     )
     with quiet_lightning():
         trainer = _trainer(config, devices, nodes, between, step)
-        workers = config.data.workers
-        data = ClipDataModule(
-            train_set,
-            val_set,
-            BatchOptions(
-                batch_size=config.optim.batch_size,
-                accumulate=config.optim.accumulate,
-                total_steps=plan.total_steps,
-                seed=config.seed,
-                workers=default_workers(trainer.num_devices) if workers is None else workers,
-            ),
-        )
-        data.check_shares(trainer.world_size)
         if first_process:
             what = f"going on from step {step}" if checkpoint else "\n".join(report)
             sys.stderr.write(
@@ -199,19 +201,22 @@ def _check_numbers(config: TrainConfig, videos: int) -> None:
         raise ValueError(f"data.workers is {config.data.workers}; it must be 0 or more, or null")
 
 
-def _processes(config: TrainConfig) -> tuple[int | Literal["auto"], int]:
+def _processes(config: TrainConfig) -> tuple[int, int]:
     """Processes on each machine and machines: what torchrun started, where it did, else the config's."""
+    if config.devices != "auto" and config.devices < 1:
+        raise ValueError(f"devices is {config.devices}; it must be at least 1, or auto")
     if "TORCHELASTIC_RUN_ID" in os.environ and config.devices == "auto":
         here = int(os.environ["LOCAL_WORLD_SIZE"])
         return here, int(os.environ["WORLD_SIZE"]) // here
-    if config.devices == "auto" and (config.accelerator == "cpu" or not torch.cuda.is_available()):
-        return 1, config.nodes
-    return config.devices, config.nodes
+    if config.devices != "auto":
+        return config.devices, config.nodes
+    on_gpus = config.accelerator != "cpu" and torch.cuda.is_available()
+    return (torch.cuda.device_count() if on_gpus else 1), config.nodes
 
 
 def _trainer(
     config: TrainConfig,
-    devices: int | Literal["auto"],
+    devices: int,
     nodes: int,
     between: BetweenSteps,
     step: int,
