@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BASELINE, NONLOCAL = "c2d_tiny", "c2d_tiny_nl2"
 CHANCE_PERCENT = 50.0  # two classes, equally frequent
+CLIPS = 2  # a video is one frame longer than a clip: there are two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +165,8 @@ def _train_and_test(
         TestConfig(
             checkpoint=str(run),
             data=str(videos.test),
-            clips=2,
+            clips=CLIPS,
             crops=1,
-            short_side=48,
-            crop=48,
             views_per_batch=32,
             device="cpu",
             progress=config.progress,
@@ -225,15 +224,13 @@ def _predict_one(videos: RenderedSet, run: Path) -> None:
 
     video = min(videos.test.rglob("*.mp4"))
     print(f"one held-out video, which is {video.parent.name!r}, seen by {NONLOCAL}:")
-    print(f"  nonlocal predict {video} --checkpoint {run} --clips 2 --crops 1", flush=True)
+    print(f"  nonlocal predict {video} --checkpoint {run} --clips {CLIPS} --crops 1", flush=True)
     predict_command(
         PredictConfig(
             videos=[str(video)],
             checkpoint=str(run),
-            clips=2,
+            clips=CLIPS,
             crops=1,
-            short_side=48,
-            crop=48,
             workers=0,
             device="cpu",
             progress=False,
