@@ -34,7 +34,7 @@ from av.video.reformatter import VideoReformatter
 
 from nonlocal_nn.data.dataset import ClipDataset, SampleKey
 from nonlocal_nn.data.decode import VideoReader
-from nonlocal_nn.data.manifest import Manifest
+from nonlocal_nn.data.records import Manifest
 from nonlocal_nn.data.sampling import clip_indices, random_start, sample_generator
 from nonlocal_nn.data.transforms import TrainTransform
 

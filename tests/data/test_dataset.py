@@ -24,7 +24,7 @@ from nonlocal_nn.data.dataset import (
 )
 from nonlocal_nn.data.decode import VideoReader
 from nonlocal_nn.data.errors import VideoError
-from nonlocal_nn.data.manifest import Manifest, VideoRecord
+from nonlocal_nn.data.records import Manifest, VideoRecord
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
 from tests.data.made_videos import numbers_shown, write_video
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from nonlocal_nn.data.annotations import CHARADES_CLASSES
-from nonlocal_nn.data.manifest import Manifest, find_videos, read_classes, read_manifest
+from nonlocal_nn.data.manifest import read_classes, read_manifest
+from nonlocal_nn.data.records import Manifest, find_videos
 
 
 def _touch(root: Path, *names: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from nonlocal_nn.commands.trained import load_trained, scoring_of, views_of
 from nonlocal_nn.data.dataset import Skipped
 from nonlocal_nn.data.errors import Problem
-from nonlocal_nn.data.manifest import Manifest, find_videos
+from nonlocal_nn.data.records import Manifest, find_videos
 from nonlocal_nn.evaluation.config import PredictConfig
 from nonlocal_nn.evaluation.views import score_dataset
 

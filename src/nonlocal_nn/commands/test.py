@@ -12,7 +12,8 @@ from typing import Any
 
 from nonlocal_nn.commands.trained import Trained, load_trained, scoring_of, views_of
 from nonlocal_nn.data.errors import Problem
-from nonlocal_nn.data.manifest import Manifest, read_manifest
+from nonlocal_nn.data.manifest import read_manifest
+from nonlocal_nn.data.records import Manifest
 from nonlocal_nn.evaluation.config import TestConfig
 from nonlocal_nn.evaluation.result import EvaluationResult, write_predictions
 from nonlocal_nn.evaluation.views import evaluate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nonlocal_nn.data.dataset import ViewDataset
-from nonlocal_nn.data.manifest import Manifest
+from nonlocal_nn.data.records import Manifest
 from nonlocal_nn.data.transforms import MEAN, STD, ViewTransform
 from nonlocal_nn.evaluation.config import ScoringConfig
 from nonlocal_nn.evaluation.device import choose_device

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from nonlocal_nn.data.errors import Problem
-from nonlocal_nn.data.manifest import VIDEO_SUFFIXES, Manifest, ManifestKind, VideoRecord, find_videos
+from nonlocal_nn.data.records import VIDEO_SUFFIXES, Manifest, ManifestKind, VideoRecord, find_videos
 from nonlocal_nn.data.where import RowFilter
 
 __all__ = ["CHARADES_CLASSES", "READERS", "guess_kind"]

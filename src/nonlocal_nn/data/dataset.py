@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from nonlocal_nn.data.decode import VideoReader
 from nonlocal_nn.data.errors import Problem, VideoError
-from nonlocal_nn.data.manifest import Manifest, VideoRecord
+from nonlocal_nn.data.records import Manifest, VideoRecord
 from nonlocal_nn.data.sampling import CropBox, clip_indices, random_start, sample_generator, uniform_starts
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
 

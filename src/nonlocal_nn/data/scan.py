@@ -189,7 +189,8 @@ def _gather(
     where: str | None,
 ) -> tuple[list[str], list[Finding], tuple[tuple[str, int], ...]]:
     """Return the files to decode, what is wrong without decoding, and how many other files there are."""
-    from nonlocal_nn.data.manifest import find_videos, read_manifest
+    from nonlocal_nn.data.manifest import read_manifest
+    from nonlocal_nn.data.records import find_videos
 
     if not source.exists():
         raise FileNotFoundError(f"no such file or folder: {source}")
@@ -217,7 +218,7 @@ def _gather(
 
 def _is_text(path: Path) -> bool:
     """Tell a list from a video by its suffix, or, where that says nothing, by its bytes."""
-    from nonlocal_nn.data.manifest import VIDEO_SUFFIXES
+    from nonlocal_nn.data.records import VIDEO_SUFFIXES
 
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return False
