@@ -129,7 +129,13 @@ def models_command(config: ModelsConfig) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Networks with {config.classes} classes", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=f"Networks with {config.classes} classes",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),  # so that the longest name fits a terminal of 80 columns
+        pad_edge=False,
+    )
     table.add_column("model", no_wrap=True)
     for column in ("params M", "ratio", "paper", "GMACs", "ratio", "paper"):
         table.add_column(column, justify="right", no_wrap=True)
