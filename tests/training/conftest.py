@@ -49,7 +49,8 @@ ConfigMaker = Callable[..., TrainConfig]
 
 @pytest.fixture
 def tiny_config(videos: Path, tmp_path: Path) -> ConfigMaker:
-    """A run of seconds: a few steps of 4 clips of 4 x 24 x 24. Sections are given as dicts of their fields."""
+    """A run of seconds: a few steps of 4 clips of 4 x 24 x 24. Sections are given as dicts of their
+    fields."""
 
     def make(
         out: str = "run",

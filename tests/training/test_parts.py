@@ -17,7 +17,6 @@ import nonlocal_nn.training
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.models.catalog import create_model
 from nonlocal_nn.training import config as config_module
-from nonlocal_nn.training.checkpoint import write_whole
 from nonlocal_nn.training.config import (
     DataConfig,
     OptimConfig,
@@ -27,6 +26,7 @@ from nonlocal_nn.training.config import (
     differences,
 )
 from nonlocal_nn.training.csv_log import MetricsCsv
+from nonlocal_nn.training.files import write_whole
 from nonlocal_nn.training.loss import make_loss, resolve_loss
 from nonlocal_nn.training.optimizer import make_optimizer, parameter_groups
 from nonlocal_nn.training.skipped import SkippedVideos, TooManyBadVideosError
@@ -92,7 +92,7 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) ->
     path.write_text("old")
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from nonlocal_nn.training.checkpoint import write_whole\n"
+        "from nonlocal_nn.training.files import write_whole\n"
         "def write(partial): partial.write_text('new'); os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_whole(Path(sys.argv[1]), write)\n"
     )
@@ -175,7 +175,7 @@ def test_config_survives_yaml_and_refuses_typos() -> None:
 
 def test_config_module_needs_no_torch() -> None:
     code = (
-        "import sys, nonlocal_nn.training.config, nonlocal_nn.training.recipes; "
+        "import sys; from nonlocal_nn.training import config, recipes, run, run_folder, manifests, signals; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

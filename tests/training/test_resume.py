@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +16,7 @@ from nonlocal_nn.training.run import train
 from nonlocal_nn.training.signals import TrainingInterrupted
 from nonlocal_nn.training.task import ClassifierTask
 from tests.training.conftest import ConfigMaker
-
-Start = Callable[..., "subprocess.Popen[str]"]
+from tests.training.killable import start
 
 
 def _sha(out: str | Path) -> str:
@@ -37,10 +34,10 @@ def _last_step(out: Path) -> int:
 
 @pytest.mark.slow
 def test_killed_five_times_the_weights_are_those_of_an_unbroken_run(
-    tiny_config: ConfigMaker, start_process: Start, videos: Path
+    tiny_config: ConfigMaker, videos: Path
 ) -> None:
-    # all that could differ: momentum, batch norm, dropout, worker processes, accumulation, validation, an epoch that
-    # is not a whole number of batches
+    # all that could differ: momentum, batch norm, dropout, worker processes, accumulation, validation, an
+    # epoch that is not a whole number of batches
     sections = {
         "data": {"workers": 1, "val": str(videos / "test")},
         "model": {"name": "c2d_tiny_nl2", "options": {"dropout": 0.5}},
@@ -50,7 +47,7 @@ def test_killed_five_times_the_weights_are_those_of_an_unbroken_run(
         "val_every_epochs": 5,
     }
     unbroken, broken = tiny_config(out="unbroken", **sections), tiny_config(out="broken", **sections)  # type: ignore[arg-type]
-    whole = start_process(unbroken)
+    whole = start(unbroken)
     broken.resume = True  # also where there is nothing yet
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed of the moments: {seed}")
@@ -58,18 +55,20 @@ def test_killed_five_times_the_weights_are_those_of_an_unbroken_run(
     out = Path(broken.out)
     killed_at = []
     for kill in range(5):
-        process = start_process(broken)
+        process = start(broken)
         until = 5 + 14 * kill  # some way further than the last time ...
-        while _last_step(out) < until and process.poll() is None:
+        while _last_step(out) < until and process.is_alive():
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.3))  # ... and then any moment: in a step, a checkpoint, a validation
-        assert process.poll() is None, process.communicate()[1]
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        assert process.is_alive(), "it ended before it could be killed"
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         killed_at.append(_last_step(out))
-    process = start_process(broken)
-    assert process.wait() == 0, process.communicate()[1]
-    assert whole.wait() == 0, whole.communicate()[1]
+    last = start(broken)
+    for process in (last, whole):
+        process.join()
+        assert process.exitcode == 0
     print(f"killed after steps {killed_at}")
     assert len(set(killed_at)) == 5
     assert _sha(broken.out) == _sha(unbroken.out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,9 @@ def test_broken_videos_are_listed_and_training_goes_on(
     with pytest.raises(TooManyBadVideosError, match="2 of 20 training videos"):
         train(tiny_config(out="strict", data={**data, "max_bad_videos": 0.05}, schedule={"iterations": 10}))
     assert len(_rows(tmp_path / "strict" / "skipped.csv")) == 2
+    assert (
+        not multiprocessing.active_children()
+    )  # an error leaves no worker behind that the exit would wait for
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
 import torch
@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, Subset
 from nonlocal_nn.data.dataset import ClipBatch, ClipDataset, ViewDataset, collate_samples
 from nonlocal_nn.training.batches import CentreClips, collate_centre_clips
 from nonlocal_nn.training.sampler import SampleStream, StepBatches
-from nonlocal_nn.training.signals import ignore_in_worker
+from nonlocal_nn.training.signals import outlive_signals
+
+_T = TypeVar("_T", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,22 @@ class BatchOptions:
     workers: int
 
 
+class _Loader(DataLoader[_T]):
+    """A DataLoader whose workers can be ended; by itself it waits for the garbage collector."""
+
+    _iterator_made: Any = None
+
+    def __iter__(self) -> Any:
+        self._iterator_made = super().__iter__()
+        return self._iterator_made
+
+    def close(self) -> None:
+        shutdown = getattr(self._iterator_made, "_shutdown_workers", None)
+        if shutdown is not None:
+            shutdown()
+        self._iterator_made = None
+
+
 class ClipDataModule(pl.LightningDataModule):
     """Training batches from any step on, and validation clips, each process its share."""
 
@@ -39,6 +57,8 @@ class ClipDataModule(pl.LightningDataModule):
         self.val = val
         self.options = options
         self._stream = SampleStream(len(train), options.seed)
+        self._loaders: list[_Loader[Any]] = []
+        self._val_loader: _Loader[CentreClips] | None = None
 
     def check_shares(self, processes: int) -> None:
         """Raise ValueError where the batch cannot be shared out evenly over the processes."""
@@ -71,17 +91,26 @@ class ClipDataModule(pl.LightningDataModule):
     def val_batches(self) -> DataLoader[CentreClips]:
         """This process's share of the validation videos, in order."""
         assert self.val is not None
+        if self._val_loader is not None:
+            return self._val_loader
         rank, processes = self._rank()
         share = range(rank, len(self.val), processes)
         size = max(1, self.options.batch_size // (processes * self.options.accumulate))
-        loader: DataLoader[CentreClips] = DataLoader(
+        loader: _Loader[CentreClips] = _Loader(
             Subset(self.val, share),  # type: ignore[arg-type]  # CentreClips is what the collate function makes
             batch_size=size,
             collate_fn=collate_centre_clips,
             num_workers=min(self.options.workers, len(share)),
-            worker_init_fn=ignore_in_worker,
+            worker_init_fn=outlive_signals,
         )
+        self._loaders.append(loader)
+        self._val_loader = loader
         return loader
+
+    def close(self) -> None:
+        """End the worker processes now, even where an exception still holds on to what they work for."""
+        for loader in self._loaders:
+            loader.close()
 
     def _loader(self, start_step: int, stop_step: int) -> DataLoader[ClipBatch]:
         rank, processes = self._rank()
@@ -94,15 +123,16 @@ class ClipDataModule(pl.LightningDataModule):
             rank=rank,
             processes=processes,
         )
-        loader = DataLoader(
+        loader = _Loader(
             self.train,
             # torch asks for indices; what the sampler gives is handed to the data set as it is
             batch_sampler=cast("Sequence[list[int]]", batches),
             collate_fn=collate_samples,
             num_workers=self.options.workers,
-            worker_init_fn=ignore_in_worker,
+            worker_init_fn=outlive_signals,
             pin_memory=torch.cuda.is_available(),
         )
+        self._loaders.append(loader)
         return cast("DataLoader[ClipBatch]", loader)
 
     def _rank(self) -> tuple[int, int]:

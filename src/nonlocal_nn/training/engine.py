@@ -17,20 +17,22 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from nonlocal_nn.data.errors import VideoError
-from nonlocal_nn.data.manifest import Manifest
+from nonlocal_nn.data.records import Manifest
 from nonlocal_nn.models.io import save_model
-from nonlocal_nn.training.checkpoint import LAST, WholeCheckpointIO, write_whole
+from nonlocal_nn.training.checkpoint import WholeCheckpointIO
 from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.datamodule import BatchOptions, ClipDataModule, default_workers
+from nonlocal_nn.training.files import write_whole
 from nonlocal_nn.training.loop import BetweenSteps, LoopOptions
 from nonlocal_nn.training.loss import resolve_loss
+from nonlocal_nn.training.manifests import Manifests
 from nonlocal_nn.training.optimizer import make_optimizer
 from nonlocal_nn.training.quiet import quiet_lightning
-from nonlocal_nn.training.run_folder import MODEL, RESULTS, SKIPPED, open_run
+from nonlocal_nn.training.run_folder import LAST, MODEL, RESULTS, SKIPPED, open_run
 from nonlocal_nn.training.schedule import make_plan
 from nonlocal_nn.training.signals import SignalNotes, StopRequestedError, requeue_slurm_job
 from nonlocal_nn.training.skipped import SkippedVideos, TooManyBadVideosError
-from nonlocal_nn.training.start import Manifests, clip_shape, describe_input, make_datasets, make_model
+from nonlocal_nn.training.start import clip_shape, describe_input, make_datasets, make_model
 from nonlocal_nn.training.task import ClassifierTask
 
 
@@ -112,6 +114,7 @@ def run_training(
             raise _about_videos(error) from error
         finally:
             between.close()
+            data.close()
     results = {
         "model": config.model.name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -20,10 +20,10 @@ from torch import Tensor
 from nonlocal_nn.data.dataset import ClipBatch
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.training import precise_bn, processes
-from nonlocal_nn.training.checkpoint import LAST
 from nonlocal_nn.training.csv_log import MetricsCsv
 from nonlocal_nn.training.datamodule import ClipDataModule
 from nonlocal_nn.training.progress import TrainingProgress
+from nonlocal_nn.training.run_folder import LAST
 from nonlocal_nn.training.schedule import epoch_ends
 from nonlocal_nn.training.signals import SignalNotes, StopRequestedError
 from nonlocal_nn.training.skipped import SkippedVideos

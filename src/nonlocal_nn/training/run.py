@@ -47,7 +47,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             sys.stderr.write(f"the run in {out} is finished; nothing to do\n")
         return results
 
-    from nonlocal_nn.training.start import read_manifests
+    from nonlocal_nn.training.manifests import read_manifests
 
     manifests = read_manifests(config.data)  # the most likely mistakes first, before Lightning loads
     with SignalNotes() as notes:

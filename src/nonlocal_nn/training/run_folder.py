@@ -15,9 +15,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nonlocal_nn.training.checkpoint import LAST, write_whole
 from nonlocal_nn.training.config import TrainConfig, differences, load_config, save_config
+from nonlocal_nn.training.files import write_whole
 
+LAST = Path("checkpoints") / "last.ckpt"
 CONFIG = "config.yaml"
 MODEL = "model.safetensors"
 RESULTS = "results.json"

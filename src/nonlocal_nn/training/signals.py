@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -82,12 +83,21 @@ class SignalNotes:
                 sys.stderr.write("\nStopping after this step (Ctrl-C again: at once, without saving).\n")
 
 
-def ignore_in_worker(_worker: int) -> None:
-    """Let the training process decide: its workers get Ctrl-C too, and their death would be an error in the
-    middle of a step. They leave when it does.
+def outlive_signals(_worker: int) -> None:
+    """Let the training process decide when its loader's workers (this is their start-up function) end.
+
+    Ctrl-C in a terminal, and often SIGTERM, reach them too, and their death would be an error in the middle
+    of a step. A worker that is told to end stays for a last few seconds, in which the training process stops
+    in order.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_soon)
+
+
+def _end_soon(_number: int, _frame: FrameType | None) -> None:
+    timer = threading.Timer(10.0, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def requeue_slurm_job() -> bool:

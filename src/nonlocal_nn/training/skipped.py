@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nonlocal_nn.data.errors import Problem
-from nonlocal_nn.training.checkpoint import write_whole
+from nonlocal_nn.training.files import write_whole
 
 
 class TooManyBadVideosError(RuntimeError):
