@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock as NonLocalBlock
     from nonlocal_nn.models.catalog import create_model as create_model
     from nonlocal_nn.models.catalog import list_models as list_models
+    from nonlocal_nn.models.io import load_blocks as load_blocks
     from nonlocal_nn.models.io import load_model as load_model
     from nonlocal_nn.models.io import save_model as save_model
 
@@ -30,6 +31,7 @@ _HOME = {
     "insert_blocks": "nonlocal_nn.blocks.insert",
     "create_model": "nonlocal_nn.models.catalog",
     "list_models": "nonlocal_nn.models.catalog",
+    "load_blocks": "nonlocal_nn.models.io",
     "load_model": "nonlocal_nn.models.io",
     "save_model": "nonlocal_nn.models.io",
 }

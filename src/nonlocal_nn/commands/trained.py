@@ -55,6 +55,8 @@ def load_trained(checkpoint: str, device: str = "auto") -> Trained:
     place = choose_device(device)
     file = checkpoint_file(checkpoint)
     model = load_model(file)
+    if not isinstance(model, VideoResNet):
+        raise ValueError(f"{file} holds one non-local block, not a network")
     spec = model.spec
     assert spec is not None  # load_model builds from it
     known = model.metadata

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import nn
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
@@ -24,6 +27,8 @@ def build_model(spec: VideoResNetSpec) -> VideoResNet:
     stem_spec = STEMS[spec.stem]
     norm = _norm(spec)
     time = 1 if spec.inflation is None else stem_spec.inflated_time
+    if spec.conv1_frames is not None:
+        time = spec.conv1_frames
     size = stem_spec.conv_size
     conv1 = nn.Conv3d(
         3,
@@ -75,7 +80,7 @@ def _stage(
 
 def _nonlocal_block(spec: VideoResNetSpec, stage: str, channels: int) -> NonLocalBlock:
     norm = "frozen" if spec.norm == "frozen" and spec.nonlocal_norm is not None else spec.nonlocal_norm
-    return NonLocalBlock(
+    block = NonLocalBlock(
         channels,
         pairwise=spec.pairwise,
         dims=3,
@@ -87,10 +92,13 @@ def _nonlocal_block(spec: VideoResNetSpec, stage: str, channels: int) -> NonLoca
         norm=norm,
         init=spec.nonlocal_init,
     )
+    if isinstance(block.norm, nn.BatchNorm3d | FrozenBatchNorm):
+        block.norm.eps = spec.norm_eps
+    return block
 
 
-def _norm(spec: VideoResNetSpec) -> type[nn.Module]:
-    return FrozenBatchNorm if spec.norm == "frozen" else nn.BatchNorm3d
+def _norm(spec: VideoResNetSpec) -> Callable[[int], nn.Module]:
+    return partial(FrozenBatchNorm if spec.norm == "frozen" else nn.BatchNorm3d, eps=spec.norm_eps)
 
 
 def _pool(spec: PoolSpec | None) -> nn.MaxPool3d | None:

@@ -70,6 +70,30 @@ STEMS: dict[str, StemSpec] = {
         pool1=PoolSpec((1, 3, 3), (1, 2, 2)),
         pool2=PoolSpec((2, 1, 1), (2, 1, 1)),
     ),
+    # PySlowFast's C2D and I3D: as "vnl", pool1 padded.
+    "slowfast": StemSpec(
+        conv_size=7,
+        conv_stride=(1, 2, 2),
+        inflated_time=5,
+        pool1=PoolSpec((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        pool2=PoolSpec((2, 1, 1), (2, 1, 1)),
+    ),
+    # PySlowFast's Slow and mmaction2's SlowOnly: no convolution in time before res4, no temporal striding.
+    "slow": StemSpec(
+        conv_size=7,
+        conv_stride=(1, 2, 2),
+        inflated_time=1,
+        pool1=PoolSpec((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+        pool2=None,
+    ),
+    # mmaction2's I3D: pool1 steps in time without looking at neighbouring frames.
+    "mmaction2": StemSpec(
+        conv_size=7,
+        conv_stride=(2, 2, 2),
+        inflated_time=5,
+        pool1=PoolSpec((1, 3, 3), (2, 2, 2), (0, 1, 1)),
+        pool2=PoolSpec((2, 1, 1), (2, 1, 1)),
+    ),
     # For clips of 8 x 48 x 48 on a CPU; no temporal striding, so a block sees every frame.
     "tiny": StemSpec(
         conv_size=5,
@@ -114,6 +138,9 @@ class VideoResNetSpec:
         name: what the network is called in tables and files.
         inflation: None is C2D (no convolution in time); "3x1x1" gives the first 1x1 of every other bottleneck
             three frames, "3x3x3" the middle 3x3.
+        inflated: {"res4": (0, 1)}: the residual blocks that convolve in time; None: one of every two, all of
+            res2 (the paper).
+        conv1_frames: frames that conv1's kernel spans; None: as the stem says.
         stage_blocks: residual blocks in res2, res3, ...: (3, 4, 6, 3) is ResNet-50; one to four stages.
         stage_strides: spatial stride of each stage, on its first block's 3x3.
         base_width: channels of conv1 and of res2's inner convolutions (64 in the paper); stages double them.
@@ -125,6 +152,8 @@ class VideoResNetSpec:
         nonlocal_norm: "batch", a normalisation after W_z with gamma 0; None, W_z itself starts at zero.
         nonlocal_init: how the blocks' convolutions start, "paper" (He) or "released" (normal, 0.01).
         norm: "frozen" makes every batch norm, those of the non-local blocks too, a fixed affine map.
+        norm_eps: added to the variance in every batch norm; 0 where a published network has the whole norm
+            folded into one factor and one term.
         dropout: before the classifier, in [0, 1).
         frames, crop: the clip the network is meant for, frames x crop x crop pixels; other sizes work too.
 
@@ -134,6 +163,8 @@ class VideoResNetSpec:
 
     name: str
     inflation: Inflation | None = None
+    inflated: Mapping[str, tuple[int, ...]] | None = None
+    conv1_frames: int | None = None
     stage_blocks: tuple[int, ...] = (3, 4, 6, 3)
     stage_strides: tuple[int, ...] = (1, 2, 2, 2)
     base_width: int = 64
@@ -149,6 +180,7 @@ class VideoResNetSpec:
     nonlocal_norm: Literal["batch"] | None = "batch"
     nonlocal_init: BlockInit = "paper"
     norm: Norm = "batch"
+    norm_eps: float = 1e-5
     dropout: float = 0.5
     frames: int = 32
     crop: int = 224
@@ -160,6 +192,12 @@ class VideoResNetSpec:
                 raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}")
         for name in ("base_width", "num_classes", "frames", "crop"):
             _check_count(name, getattr(self, name))
+        if self.conv1_frames is not None:
+            _check_count("conv1_frames", self.conv1_frames)
+            if self.conv1_frames % 2 == 0:
+                raise ValueError(f"conv1_frames is {self.conv1_frames}; an odd kernel keeps the length")
+        if not isinstance(self.norm_eps, (int, float)) or not 0 <= self.norm_eps < 1:
+            raise ValueError(f"norm_eps is {self.norm_eps!r}; it must be in [0, 1)")
         if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout!r}; it must be in [0, 1)")
         # lists (from JSON or YAML) become tuples, so that two equal specs compare equal
@@ -170,7 +208,15 @@ class VideoResNetSpec:
                 f"stage_blocks {self.stage_blocks} and stage_strides {self.stage_strides} must both have "
                 "one value for each of the same one to four stages (res2 to res5)"
             )
-        object.__setattr__(self, "nonlocal_after", self._checked_placement())
+        placed = self._checked_placement("nonlocal_after", self.nonlocal_after)
+        object.__setattr__(self, "nonlocal_after", placed)
+        if self.inflated is not None:
+            if self.inflation is None:
+                raise ValueError(
+                    f"inflated names residual blocks {dict(self.inflated)}, but inflation is None: say which "
+                    "of their convolutions, '3x1x1' or '3x3x3'"
+                )
+            object.__setattr__(self, "inflated", self._checked_placement("inflated", self.inflated))
         self._check_stages("temporal_groups", self.temporal_groups)
         for stage, groups in self.temporal_groups.items():
             _check_count(f"temporal_groups[{stage!r}]", groups)
@@ -208,6 +254,8 @@ class VideoResNetSpec:
         """
         if self.inflation is None:
             return False
+        if self.inflated is not None:
+            return index in self.inflated.get(stage, ())
         if stage == "res2":
             return True
         return index % 2 == (1 if stage == "res5" else 0)
@@ -248,26 +296,27 @@ class VideoResNetSpec:
                     f"{what} names stage {stage!r}; this network has the stages {', '.join(self.stage_names)}"
                 )
 
-    def _checked_placement(self) -> dict[str, tuple[int, ...]]:
-        self._check_stages("nonlocal_after", self.nonlocal_after)
+    def _checked_placement(
+        self, what: str, by_stage: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, tuple[int, ...]]:
+        self._check_stages(what, by_stage)
         placement: dict[str, tuple[int, ...]] = {}
         for stage, blocks in zip(self.stage_names, self.stage_blocks, strict=True):
-            if stage not in self.nonlocal_after:
+            if stage not in by_stage:
                 continue
-            given: object = self.nonlocal_after[stage]
+            given: object = by_stage[stage]
             if not isinstance(given, (tuple, list)):
-                raise ValueError(
-                    f"nonlocal_after[{stage!r}] is {given!r}; it must list block indices, as (1, 3)"
-                )
+                raise ValueError(f"{what}[{stage!r}] is {given!r}; it must list block indices, as (1, 3)")
             positions = tuple(given)
             for position in positions:
                 if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < blocks:
+                    verb = "places a block after" if what == "nonlocal_after" else "names"
                     raise ValueError(
-                        f"nonlocal_after places a block after residual block {position!r} of {stage}, "
+                        f"{what} {verb} residual block {position!r} of {stage}, "
                         f"which has {blocks} blocks: use indices 0 to {blocks - 1}"
                     )
             if len(set(positions)) != len(positions):
-                raise ValueError(f"nonlocal_after[{stage!r}] names a block twice: {positions}")
+                raise ValueError(f"{what}[{stage!r}] names a block twice: {positions}")
             if positions:
                 placement[stage] = tuple(sorted(positions))
         return placement

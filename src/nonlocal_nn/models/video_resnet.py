@@ -9,7 +9,7 @@ throughout.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.models.spec import VideoResNetSpec
+from nonlocal_nn.weights.report import LoadReport
 
 
 class VideoStem(nn.Module):
@@ -62,7 +63,7 @@ class Bottleneck(nn.Module):
         channels_in: int,
         inner: int,
         channels_out: int,
-        norm: type[nn.Module],
+        norm: Callable[[int], nn.Module],
         stride: int = 1,
         times: tuple[int, int] = (1, 1),
     ) -> None:
@@ -159,6 +160,7 @@ class VideoResNet(nn.Module):
         spec: the `VideoResNetSpec` it was built from; None for one assembled by hand.
         classes: the names of the classes in the order of the logits, or None.
         metadata: what else is saved with the model, such as how its clips are cut.
+        load_report: what became of each tensor of the published file it was loaded from, or None.
     """
 
     def __init__(
@@ -180,6 +182,7 @@ class VideoResNet(nn.Module):
         self.spec = spec
         self.classes: tuple[str, ...] | None = None
         self.metadata: dict[str, str] = {}
+        self.load_report: LoadReport | None = None
 
     def forward(self, x: Float[Tensor, "batch 3 t h w"]) -> Float[Tensor, "batch classes"]:
         """Logits of each clip (batch, 3, frames, height, width)."""

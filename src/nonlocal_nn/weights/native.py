@@ -57,6 +57,21 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         ValueError: the file is damaged, is no safetensors file, or was not written by this library.
     """
     path = checkpoint_file(path)
+    tensors, header = read_any_checkpoint(path)
+    if header is None:
+        raise ValueError(
+            f"{path} is a safetensors file, but its header has no {_HEADER!r} entry that names its "
+            "network; it was not written by save_model"
+        )
+    return tensors, header
+
+
+def read_any_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Tensors and header of any safetensors file; no header if this library did not write it.
+
+    Raises:
+        ValueError: as `read_checkpoint`.
+    """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
@@ -64,13 +79,10 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
     if _HEADER not in metadata:
-        raise ValueError(
-            f"{path} is a safetensors file, but its header has no {_HEADER!r} entry that names its "
-            "network; it was not written by save_model"
-        )
+        return tensors, None
     try:
         header = json.loads(metadata[_HEADER])
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: the {_HEADER!r} entry of its header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise ValueError(f"{path}: the {_HEADER!r} entry of its header must be a JSON object")

@@ -26,6 +26,9 @@ class LoadReport:
     """Tensors of the file that the network lacks."""
     mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     """Tensors in both of another shape (in the file, in the network); they keep their values."""
+    implied: tuple[str, ...] = ()
+    """Tensors of the network that the file need not name, as its layout fixes them: the zero bias of a W_z
+    without one, the mean 0 and variance 1 of a folded norm, step counters."""
 
     @property
     def complete(self) -> bool:
@@ -34,6 +37,8 @@ class LoadReport:
 
     def __str__(self) -> str:
         lines = [f"{len(self.placed)} tensors placed"]
+        if self.implied:
+            lines.append(f"fixed by the layout: {_short(self.implied)}")
         if self.missing:
             lines.append(f"not in the file, left as they were: {_short(self.missing)}")
         if self.mismatched:

@@ -1,8 +1,15 @@
-"""State dicts from files, by readers that cannot run code."""
+"""State dicts from files, by readers that cannot run code.
+
+What a file is, its first bytes say, not its name: a zip or pickle of torch.save, safetensors, or a Python 2
+pickle of numpy arrays (Caffe2).
+"""
 
 from __future__ import annotations
 
+import math
 import pickle
+import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +19,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-_WRAPPERS = ("state_dict", "model", "model_state")
+from nonlocal_nn.weights.pickled_arrays import PickledArray, PickleError, find_arrays, read_pickle
+
+_WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
 _PREFIXES = ("module.",)  # DataParallel's
+
+# A pickle of torch.save before its zip files starts with this number.
+_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+# Caffe2 keeps the optimiser's state among the weights.
+_NOT_WEIGHTS = ("_momentum", "_momentum_1", "_adagrad_sq_sum")
+_NOT_WEIGHT_NAMES = ("lr", "model_iter", "optimizer_iteration")
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .pth, .pt or .safetensors file by name, on the CPU.
+    """The tensors of a .pth, .pt, .pyth, .pkl or .safetensors file by name, on the CPU.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "resnet.pth"
@@ -25,37 +41,106 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     >>> list(read_state_dict(path))
     ['fc.bias']
 
-    A dictionary around them ("state_dict", "model", "model_state") and DataParallel's prefix "module." are
-    taken off.
+    A dictionary around them ("state_dict", "model", "model_state", "blobs") and DataParallel's prefix
+    "module." are taken off; the optimiser's state that Caffe2 keeps beside the weights is left out.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it cannot be read without running code, is damaged, or holds no tensors.
+        ValueError: it cannot be read without running code, is damaged, holds no tensors, or tensors larger
+            than the file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not a file of weights")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of weights")
-    content: Any
-    if path.suffix == ".safetensors":
-        try:
-            content = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+    kind = _kind(path)
+    if kind == "pickle":
+        tensors = _read_arrays(path)
     else:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{path} holds more than tensors, or is not a file of torch.save; reading it could run "
-                "code, so it is not read. Save the state dict alone: torch.save(model.state_dict(), ...)"
-            ) from error
-        except OSError:
-            raise
-        except Exception as error:  # a damaged file can end in any error the reader's byte code meets
-            raise ValueError(
-                f"{path} is damaged or not a file of torch.save: {_first_line(error)}"
-            ) from error
-    return _tensors(content, path)
+        tensors = _tensors(_read_safetensors(path) if kind == "safetensors" else _read_torch(path), path)
+    return _checked(tensors, path)
+
+
+def is_safetensors(path: str | Path) -> bool:
+    """Whether the file is one, by its first bytes or, as it may be damaged, by its name."""
+    return _kind(Path(path)) == "safetensors"
+
+
+def _kind(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(b"PK\x03\x04") or start.startswith(_OLD_TORCH):
+        return "torch"
+    if path.suffix == ".safetensors" or (
+        len(start) > 8 and struct.unpack("<Q", start[:8])[0] < path.stat().st_size and start[8:9] == b"{"
+    ):
+        return "safetensors"
+    return "pickle" if start[:1] in (b"\x80", b"(", b"}") else "torch"
+
+
+def _read_safetensors(path: Path) -> Any:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _read_torch(path: Path) -> Any:
+    _check_zip(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors, or is not a file of torch.save; reading it could run "
+            f"code, so it is not read ({_refused(error)}). Save the state dict alone: "
+            "torch.save(model.state_dict(), ...)"
+        ) from error
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can end in any error the reader's byte code meets
+        raise ValueError(f"{path} is damaged or not a file of torch.save: {_first_line(error)}") from error
+
+
+def _check_zip(path: Path) -> None:
+    """torch.save does not compress: what would unpack to more than the file is a bomb."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError):
+        return  # torch's own reader says what is wrong with it
+    size = path.stat().st_size
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError(f"{path} is a compressed zip file; torch.save makes none, so it is not read")
+    if sum(entry.file_size for entry in entries) > size:
+        raise ValueError(f"{path} announces contents larger than the file; it is damaged or hostile")
+
+
+def _read_arrays(path: Path) -> dict[str, Tensor]:
+    try:
+        found = find_arrays(read_pickle(path), path)
+        wanted = {name: array for name, array in found.items() if not _is_optimizer_state(name)}
+        room = 4 * path.stat().st_size + (1 << 20)  # a few names for one array are fine, thousands are a bomb
+        if sum(math.prod(array.shape) * array.dtype.itemsize for array in wanted.values()) > room:
+            raise PickleError("its arrays are larger than the file; it is damaged or hostile")
+        return {name: _to_tensor(array, path) for name, array in wanted.items()}
+    except PickleError as error:
+        raise ValueError(f"{path} cannot be read as a pickle of arrays: {error}") from error
+    except (ValueError, MemoryError, OverflowError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {_first_line(error)}") from error
+
+
+def _is_optimizer_state(name: str) -> bool:
+    return name in _NOT_WEIGHT_NAMES or name.endswith(_NOT_WEIGHTS)
+
+
+def _to_tensor(array: PickledArray, path: Path) -> Tensor:
+    values = array.read(path)
+    if values.dtype.kind == "u" and values.dtype.itemsize > 1:
+        values = values.astype("i8")  # torch computes little with wide unsigned numbers; no weight is one
+    return torch.from_numpy(values)
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
@@ -71,6 +156,35 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors, if they are dense and no larger than the file can hold.
+
+    A tensor's sizes and strides are only words in a file: one number, repeated by strides of 0, can claim to
+    be a matrix that fills the memory as soon as somebody copies it.
+    """
+    room = 4 * path.stat().st_size + (1 << 20)  # some networks name one tensor several times
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise ValueError(f"{path}: tensor {name} is no dense array of plain numbers")
+        size = math.prod(tensor.shape) * tensor.element_size()
+        room -= size
+        if size > tensor.untyped_storage().nbytes() or room < 0:
+            raise ValueError(
+                f"{path}: tensor {name} of shape {tuple(tensor.shape)} is larger than the file; "
+                "it is damaged or hostile"
+            )
+    return tensors
+
+
+def _refused(error: BaseException) -> str:
+    """The name that torch refused, out of its long advice."""
+    text = str(error)
+    for mark in ("GLOBAL ", "Unsupported global: GLOBAL ", "Unsupported class ", "Unsupported operand "):
+        if mark in text:
+            return f"it names {text.partition(mark)[2].split()[0]}"
+    return _first_line(error)[:120]
 
 
 def _first_line(error: BaseException) -> str:

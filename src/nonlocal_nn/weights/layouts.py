@@ -1,0 +1,259 @@
+"""The layouts networks are published in: one table of names for each, read in both directions.
+
+>>> LAYOUTS["pyslowfast"].to_ours("s3.pathway0_res0.branch2.a_bn.weight")
+'res3.0.norm1.weight'
+>>> LAYOUTS["caffe2"].to_theirs("res3.nonlocal1.norm.running_var")
+'nonlocal_conv3_1_bn_riv'
+
+A row names a module here and there; {s} is a stage counted from res2 = 2, {l} the same counted from 1, {b} a
+block. What stands in <...> is there in some files only: <.0> is written with subsampling (or, for W_z, with a
+norm), and either form is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from nonlocal_nn.weights import block_layouts as blocks
+
+_NORM_NAMES = re.compile(r"(.*\.)?norm\d?")
+
+Names = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One public layout: names, what it fixes, and what it leaves to a hint.
+
+    Attributes:
+        modules: rows (module here, module there); of two rows for one module the first is written.
+        conv, norm: suffixes of a convolution's (or linear layer's) and of a norm's tensors, here and there.
+        key: the entry of the file's outer dictionary that holds the tensors.
+        stem, scale: what is meant when no hint says otherwise.
+        pairwise: what its blocks can be, the first when no hint or tensor says otherwise.
+        scaled: the pairwise functions it can scale.
+        subsample_at: where its blocks pool.
+        output_bias: W_z has a bias beside a norm.
+        frames: of the clips its networks are usually tested on.
+        image: its kernels have no time axis.
+        signature: what names of its tensors look like, whether or not we know them.
+    """
+
+    name: str
+    owner: str
+    modules: Names
+    signature: str
+    conv: Mapping[str, str] = field(default_factory=lambda: blocks.TORCH_CONV)
+    norm: Mapping[str, str] = field(default_factory=lambda: blocks.TORCH_NORM)
+    key: str | None = None
+    stem: str = "paper"
+    scale: bool = False
+    pairwise: tuple[str, ...] = ("embedded_gaussian",)
+    scaled: tuple[str, ...] = ()
+    subsample_at: Literal["input", "embedding"] = "input"
+    output_bias: bool = True
+    frames: int = 32
+    image: bool = False
+
+    def to_ours(self, theirs: str) -> str | None:
+        """The name here of a tensor there; None if the layout has no such name."""
+        for pattern, module, suffixes in self._readers:
+            match = pattern.fullmatch(theirs)
+            if match is not None:
+                values = match.groupdict()
+                tensor = suffixes.get(values.pop("tensor"))
+                if tensor is None:
+                    continue
+                if "l" in values:
+                    values["s"] = str(int(values.pop("l")) + 1)
+                return _dotted(module.format(**values), tensor)
+        return None
+
+    def to_theirs(self, ours: str, *, subsample: bool = True, normed: bool = True) -> str | None:
+        """The name there of a tensor here; None if the layout has none.
+
+        subsample, normed: whether the blocks pool, and have a norm after W_z; in some layouts names differ.
+        """
+        module, _, tensor = ours.rpartition(".")
+        if module.endswith(".w_f") or tensor == "w_f":
+            module, tensor = ours, "weight"
+        suffixes = self.norm if _NORM_NAMES.fullmatch(module) else self.conv
+        if tensor not in suffixes:
+            return None
+        for pattern, theirs in self._writers:
+            match = pattern.fullmatch(module)
+            if match is not None:
+                values = match.groupdict()
+                if "s" in values:
+                    values["l"] = str(int(values["s"]) - 1)
+                optional = normed if module.endswith("W_z") else subsample
+                name = re.sub(r"<(.*?)>", r"\1" if optional else "", theirs)
+                return name.format(**values) + suffixes[tensor]
+        return None
+
+    def recognised(self, names: Iterable[str]) -> int:
+        """How many of the names the layout has."""
+        return sum(self.to_ours(name) is not None for name in names)
+
+    @cached_property
+    def _readers(self) -> list[tuple[re.Pattern[str], str, dict[str, str]]]:
+        readers = []
+        for ours, theirs in self.modules:
+            suffixes = {there: here for here, there in self._suffixes(ours).items()}
+            tensors = "|".join(re.escape(suffix) for suffix in suffixes)
+            readers.append((re.compile(f"{_regex(theirs)}(?P<tensor>{tensors})"), ours, suffixes))
+        return readers
+
+    @cached_property
+    def _writers(self) -> list[tuple[re.Pattern[str], str]]:
+        return [(re.compile(_regex(ours)), theirs) for ours, theirs in self.modules]
+
+    def _suffixes(self, ours: str) -> Mapping[str, str]:
+        return self.norm if _NORM_NAMES.fullmatch(ours) else self.conv
+
+
+def _dotted(module: str, tensor: str) -> str:
+    """w_f is a parameter of the block here, not a module with a weight."""
+    return module if module.endswith("w_f") else f"{module}.{tensor}"
+
+
+def _regex(template: str) -> str:
+    """A template of a table as a regular expression with its placeholders as groups."""
+    text = re.escape(template)
+    text = re.sub(r"<(.*?)>", r"(?:\1)?", text)
+    return re.sub(r"\\\{([sbl])\\\}", r"(?P<\1>[0-9]{1,3})", text)
+
+
+def _residual(there: str, shortcut: tuple[str, str], part: str, norm: str) -> Names:
+    """Rows of a residual block: `part` and `norm` name its three convolutions by {n}."""
+    rows = [
+        ("res{s}.{b}.shortcut.conv", f"{there}{shortcut[0]}"),
+        ("res{s}.{b}.shortcut.norm", f"{there}{shortcut[1]}"),
+    ]
+    for number, letter in zip("123", "abc", strict=True):
+        rows.append((f"res{{s}}.{{b}}.conv{number}", there + part.format(n=number, letter=letter)))
+        rows.append((f"res{{s}}.{{b}}.norm{number}", there + norm.format(n=number, letter=letter)))
+    return tuple(rows)
+
+
+def _block(there: str, roles: Mapping[str, str]) -> Names:
+    return tuple(
+        (f"res{{s}}.nonlocal{{b}}.{role}", there + name)
+        for role, names in roles.items()
+        for name in names.split("|")
+    )
+
+
+PYSLOWFAST = Layout(
+    name="pyslowfast",
+    owner="PySlowFast (.pyth)",
+    signature=r"s\d\.pathway\d_.*|head\.projection\..*",
+    key="model_state",
+    modules=(
+        ("stem.conv", "s1.pathway0_stem.conv"),
+        ("stem.norm", "s1.pathway0_stem.bn"),
+        *_residual(
+            "s{s}.pathway0_res{b}.",
+            ("branch1", "branch1_bn"),
+            "branch2.{letter}",
+            "branch2.{letter}_bn",
+        ),
+        *_block(
+            "s{s}.pathway0_nonlocal{b}.",
+            blocks.PYSLOWFAST.roles,
+        ),
+        ("head.fc", "head.projection"),
+    ),
+    stem="slowfast",
+    scale=True,
+    pairwise=("embedded_gaussian", "dot_product"),
+    scaled=("embedded_gaussian",),
+    frames=8,
+)
+
+CAFFE2 = Layout(
+    name="caffe2",
+    owner="the authors' Caffe2 (.pkl)",
+    signature=r"res_conv1_bn_.*|res\d_\d+_branch\d.*|nonlocal_conv\d_.*|pred_[wb]|conv1_w",
+    key="blobs",
+    conv=blocks.CAFFE2_CONV,
+    norm=blocks.CAFFE2_NORM,
+    modules=(
+        ("stem.conv", "conv1"),
+        ("stem.norm", "res_conv1_bn"),
+        *_residual("res{s}_{b}_", ("branch1", "branch1_bn"), "branch2{letter}", "branch2{letter}_bn"),
+        *_block("nonlocal_conv{s}_{b}_", blocks.CAFFE2.roles),
+        ("head.fc", "pred"),
+    ),
+    stem="vnl",
+    scale=True,
+    pairwise=("embedded_gaussian", "dot_product"),
+    scaled=("embedded_gaussian",),
+    frames=8,
+)
+
+MMACTION2 = Layout(
+    name="mmaction2",
+    owner="mmaction2 (.pth)",
+    signature=r"backbone\..*|cls_head\..*",
+    key="state_dict",
+    modules=(
+        ("stem.conv", "backbone.conv1.conv"),
+        ("stem.norm", "backbone.conv1.bn"),
+        *_residual(
+            "backbone.layer{l}.{b}.", ("downsample.conv", "downsample.bn"), "conv{n}.conv", "conv{n}.bn"
+        ),
+        *_block(
+            "backbone.layer{l}.{b}.non_local_block.",
+            blocks.MMACTION2.roles,
+        ),
+        ("head.fc", "cls_head.fc_cls"),
+    ),
+    stem="mmaction2",
+    pairwise=("embedded_gaussian", "dot_product", "gaussian", "concatenation"),
+    scaled=("embedded_gaussian",),
+    subsample_at="embedding",
+    output_bias=False,
+)
+
+_TORCHVISION: Names = (
+    ("stem.conv", "conv1"),
+    ("stem.norm", "bn1"),
+    *_residual("layer{l}.{b}.", ("downsample.0", "downsample.1"), "conv{n}", "bn{n}"),
+    ("head.fc", "fc"),
+)
+
+RESNET3D = Layout(
+    name="pytorch-resnet3d",
+    owner="pytorch-resnet3d (.pth)",
+    signature=r"conv1\.weight|bn1\..*|layer\d\.\d+\..*|fc\..*",
+    modules=(
+        *_TORCHVISION,
+        *_block("layer{l}.{b}.nl.", blocks.RESNET3D.roles),
+    ),
+    stem="vnl32",
+    scale=True,
+    pairwise=("embedded_gaussian", "dot_product"),
+    scaled=("embedded_gaussian",),
+)
+
+IMAGE = Layout(
+    name="image",
+    owner="an image ResNet of torchvision or timm",
+    signature=RESNET3D.signature,
+    modules=_TORCHVISION,
+    stem="paper",
+    image=True,
+)
+
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout for layout in (PYSLOWFAST, CAFFE2, MMACTION2, RESNET3D, IMAGE)
+}
+"""Every layout of whole networks, by name. IMAGE has the names of RESNET3D; its kernels have no time axis."""
+
+WRITABLE = ("pyslowfast", "mmaction2", "caffe2")
+"""What `nonlocal convert` writes beside our own."""
