@@ -48,7 +48,7 @@ class LayerOutput:
     """What one layer gives out in one forward pass of the network.
 
     Attributes:
-        shape: (batch, channels, *positions).
+        shape: `(batch, channels, *positions)`.
         dtype, device: where a block after it must compute.
         calls: how often the layer runs in one forward pass.
         input_axes: axes of the network's only input, batch and channels included; None if it takes several.
