@@ -75,6 +75,13 @@ COMMANDS = {
         example="nonlocal models 'c2d_r50*'",
         positional="pattern",
     ),
+    "convert": Command(
+        summary="write a checkpoint in another project's layout, or read one",
+        options="nonlocal_nn.commands.convert:ConvertConfig",
+        body="nonlocal_nn.commands.convert:convert_command",
+        example="nonlocal convert model.pkl model.safetensors --to native --stem vnl32",
+        positional="files",
+    ),
     "scan": Command(
         summary="list the broken, short and odd videos of a data set",
         options="nonlocal_nn.data.scan:ScanConfig",
