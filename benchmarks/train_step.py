@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import tempfile
@@ -28,7 +29,7 @@ from nonlocal_nn.data.dataset import collate_samples
 from nonlocal_nn.data.rendered import render
 from nonlocal_nn.data.transforms import normalize
 from nonlocal_nn.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
-from nonlocal_nn.training.datamodule import default_workers
+from nonlocal_nn.training.cores import cores_for_each, default_threads, default_workers
 from nonlocal_nn.training.loss import make_loss
 from nonlocal_nn.training.manifests import read_manifests
 from nonlocal_nn.training.optimizer import make_optimizer
@@ -45,7 +46,11 @@ def measure(config: TrainConfig, device: torch.device, steps: int, warmup: int) 
     assert model.spec is not None
     dataset, _ = make_datasets(config, manifests, clip_shape(config.data, model.spec))
     stream = SampleStream(len(dataset), config.seed)
-    workers = default_workers(1) if config.data.workers is None else config.data.workers
+    workers = config.data.workers
+    if workers is None:
+        workers = default_workers(cores_for_each(1), on_gpu=device.type == "cuda")
+    if device.type == "cpu":
+        torch.set_num_threads(default_threads(cores_for_each(1), workers, os.environ.get("OMP_NUM_THREADS")))
     loader = DataLoader(
         dataset,
         batch_sampler=StepBatches(stream, config.optim.batch_size, stop_step=steps + warmup),  # type: ignore[arg-type]
@@ -107,9 +112,7 @@ def main() -> None:
         seconds = measure(config, device, given.steps, given.warmup)
     medians = {phase: statistics.median(times) * 1e3 for phase, times in seconds.items()}
     whole = sum(medians.values())
-    table = Table(
-        title=f"{given.model}, {given.batch_size} clips a step, {device}, median of {given.steps} steps"
-    )
+    table = Table(title=f"{given.model}, {given.batch_size} clips a step, {device}: median")
     for column in ("phase", "ms", "share"):
         table.add_column(column, justify="left" if column == "phase" else "right")
     for phase, milliseconds in medians.items():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +22,7 @@ def test_two_gloo_processes_reach_the_weights_of_one(
     # frozen norms: batch norm over a process's own share is another computation, as it is on several GPUs
     sections = {
         "data": {"val": str(videos / "test")},
-        "model": {"name": "c2d_tiny_nl2", "options": {"norm": "frozen"}},
+        "model": {"name": "c2d_tiny_nl2", "options": {"norm": "frozen", "nonlocal_norm": None}},
         "optim": {"lr": 0.01},
         "schedule": {"iterations": 8},
         "precise_bn": 3,
@@ -34,15 +37,14 @@ def test_two_gloo_processes_reach_the_weights_of_one(
     expected, reached = (nl.load_model(config.out).state_dict() for config in (one, two))
     fresh = nl.create_model("c2d_tiny_nl2", 2, **one.model.options).state_dict()
     assert any(not torch.allclose(fresh[name], value, atol=1e-3) for name, value in expected.items())
+    assert all(value.any() for name, value in expected.items() if "W_z" in name)  # the blocks take part
     for name, value in expected.items():
         torch.testing.assert_close(reached[name], value, rtol=1e-4, atol=1e-6)
     losses = [
-        [row.split(",")[3] for row in (Path(config.out) / "metrics.csv").read_text().splitlines()[1:]]
+        [float(row.split(",")[3]) for row in (Path(config.out) / "metrics.csv").read_text().splitlines()[1:]]
         for config in (one, two)
     ]
-    assert [float(loss) for loss in losses[1]] == torch.tensor(
-        [float(loss) for loss in losses[0]]
-    ).tolist() or all(abs(float(a) - float(b)) < 1e-4 for a, b in zip(*losses, strict=True))
+    torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-4, atol=1e-5)
 
 
 def test_two_processes_killed_and_resumed_end_the_same(
@@ -53,10 +55,6 @@ def test_two_processes_killed_and_resumed_end_the_same(
         "schedule": {"iterations": 30},
         "checkpoint_every_steps": 3,
     }
-    import json
-    import signal
-    import time
-
     whole, broken = tiny_config(out="whole", **sections), tiny_config(out="broken", **sections)  # type: ignore[arg-type]
     first = start_process(whole, processes=2)
     process = start_process(broken, processes=2)

@@ -209,6 +209,7 @@ def test_a_loss_that_explodes_stops_the_run(tiny_config: ConfigMaker) -> None:
         ({"optim": {"lr": -1}}, "optim.lr is -1"),
         ({"model": {"name": "c2d_tny"}}, "c2d_tiny"),
         ({"model": {"options": {"num_classes": 3}}}, "num_classes follows from the training videos"),
+        ({"model": {"name": "c2d_tiny_nl1", "options": {"norm": "frozen"}}}, "could never learn"),
         ({"data": {"jitter": (10, 20)}}, "jitter"),
         ({"data": {"max_bad_videos": 5}}, "max_bad_videos is 5"),
         ({"resume": True, "overwrite": True}, "contradict"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -139,14 +138,3 @@ class ClipDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
-
-
-def default_workers(local_processes: int) -> int:
-    """Decoding processes for each of the training processes of this machine: its cores shared out, at most
-    16.
-
-    One core is left to the training process itself where there are more than two.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = cores // local_processes
-    return max(1, min(16, share - 1 if share > 2 else share))

@@ -21,7 +21,8 @@ from nonlocal_nn.data.records import Manifest
 from nonlocal_nn.models.io import save_model
 from nonlocal_nn.training.checkpoint import WholeCheckpointIO
 from nonlocal_nn.training.config import TrainConfig
-from nonlocal_nn.training.datamodule import BatchOptions, ClipDataModule, default_workers
+from nonlocal_nn.training.cores import cores_for_each, default_threads, default_workers
+from nonlocal_nn.training.datamodule import BatchOptions, ClipDataModule
 from nonlocal_nn.training.files import write_whole
 from nonlocal_nn.training.loop import BetweenSteps, LoopOptions
 from nonlocal_nn.training.loss import resolve_loss
@@ -55,7 +56,9 @@ def run_training(
         model, config.optim, plan, loss, config.seed, mean=config.data.mean, std=config.data.std
     )
     devices, nodes = _processes(config)
-    workers = config.data.workers
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    cores = cores_for_each(devices)
+    workers = default_workers(cores, on_gpu=on_gpu) if config.data.workers is None else config.data.workers
     data = ClipDataModule(
         train_set,
         val_set,
@@ -64,7 +67,7 @@ def run_training(
             accumulate=config.optim.accumulate,
             total_steps=plan.total_steps,
             seed=config.seed,
-            workers=default_workers(devices) if workers is None else workers,
+            workers=workers,
         ),
     )
     data.check_shares(devices * nodes)
@@ -73,10 +76,10 @@ def run_training(
     skipped = SkippedVideos(out / SKIPPED, listed, config.data.max_bad_videos)
 
     checkpoint = out / LAST if open_run(config, first_process=first_process) else None
-    step = 0
+    step, threads = 0, default_threads(cores, workers, os.environ.get("OMP_NUM_THREADS"))
     fingerprint = fingerprint_of(manifests.train)
     if checkpoint is not None:
-        step = check_checkpoint(checkpoint, fingerprint)
+        step, threads = check_checkpoint(checkpoint, fingerprint)
     between = BetweenSteps(
         LoopOptions(
             out=out,
@@ -89,6 +92,7 @@ def run_training(
             checkpoint_every_steps=config.checkpoint_every_steps,
             progress=config.progress,
             fingerprint=fingerprint,
+            threads=threads,
         ),
         skipped,
         notes,
@@ -104,6 +108,9 @@ def run_training(
         skipped.add(manifests.train.problems, warn=first_process, write=first_process)
         if manifests.val is not None:
             skipped.add(manifests.val.problems, warn=first_process, write=first_process, training=False)
+        threads_before = torch.get_num_threads()
+        if not on_gpu:
+            torch.set_num_threads(threads)  # sums come out in another order with another number of threads
         try:
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
         except StopRequestedError as stop:
@@ -115,6 +122,7 @@ def run_training(
         finally:
             between.close()
             data.close()
+            torch.set_num_threads(threads_before)
     results = {
         "model": config.model.name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -158,8 +166,8 @@ def fingerprint_of(manifest: Manifest) -> str:
     return digest.hexdigest()
 
 
-def check_checkpoint(path: Path, fingerprint: str) -> int:
-    """The number of steps done when the checkpoint was written.
+def check_checkpoint(path: Path, fingerprint: str) -> tuple[int, int]:
+    """The number of steps done when the checkpoint was written, and the threads torch worked with.
 
     Raises:
         ValueError: it belongs to a run with other training videos.
@@ -170,7 +178,7 @@ def check_checkpoint(path: Path, fingerprint: str) -> int:
             "the training videos are not those the run was started with (files were added, removed or "
             "renamed, or labels changed), so it cannot go on: put them back, or start a new run"
         )
-    return int(checkpoint["global_step"])
+    return int(checkpoint["global_step"]), int(checkpoint["nonlocal_nn"]["threads"])
 
 
 def _check_numbers(config: TrainConfig, videos: int) -> None:

@@ -45,6 +45,7 @@ class LoopOptions:
     checkpoint_every_steps: int | None
     progress: bool
     fingerprint: str
+    threads: int
 
 
 class BetweenSteps(pl.Callback):
@@ -92,7 +93,7 @@ class BetweenSteps(pl.Callback):
         checkpoint: dict[str, Any],
     ) -> None:
         """What is checked before Lightning loads the rest."""
-        checkpoint["nonlocal_nn"] = {"fingerprint": self.options.fingerprint}
+        checkpoint["nonlocal_nn"] = {"fingerprint": self.options.fingerprint, "threads": self.options.threads}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the reports where the checkpoint stands."""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
+from nonlocal_nn.blocks.norm import FrozenBatchNorm
 from nonlocal_nn.data.dataset import ClipDataset, ViewDataset
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
 from nonlocal_nn.models.spec import VideoResNetSpec
@@ -86,10 +88,25 @@ def make_model(config: ModelConfig, classes: tuple[str, ...], seed: int) -> tupl
     model = create_model(config.name, num_classes=len(classes), **config.options)
     model.classes = classes
     if config.weights is not None:
-        return model, _load_own(model, Path(config.weights))
-    if config.inflate is not None:
-        return model, _load_image_network(model, Path(config.inflate))
-    return model, ["first weights: random"]
+        report = _load_own(model, Path(config.weights))
+    elif config.inflate is not None:
+        report = _load_image_network(model, Path(config.inflate))
+    else:
+        report = ["first weights: random"]
+    _refuse_dead_blocks(model)
+    return model, report
+
+
+def _refuse_dead_blocks(model: VideoResNet) -> None:
+    """A fresh block is the identity because its norm's scale is 0; frozen, it would stay so for ever."""
+    for name, module in model.named_modules():
+        norm = module.norm if isinstance(module, NonLocalBlock) else None
+        if isinstance(norm, FrozenBatchNorm) and not bool(norm.weight.any()):
+            raise ValueError(
+                f"the non-local block {name} is new and its norm is frozen at scale 0: it could never learn. Start "
+                "from model.weights that have the block, or set nonlocal_norm: null in model.options (then W_z "
+                "starts at 0 and learns)"
+            )
 
 
 def _load_own(model: VideoResNet, path: Path) -> list[str]:
