@@ -103,9 +103,9 @@ def _refuse_dead_blocks(model: VideoResNet) -> None:
         norm = module.norm if isinstance(module, NonLocalBlock) else None
         if isinstance(norm, FrozenBatchNorm) and not bool(norm.weight.any()):
             raise ValueError(
-                f"the non-local block {name} is new and its norm is frozen at scale 0: it could never learn. Start "
-                "from model.weights that have the block, or set nonlocal_norm: null in model.options (then W_z "
-                "starts at 0 and learns)"
+                f"the non-local block {name} is new and its norm is frozen at scale 0: it could never learn. "
+                "Start from model.weights that have the block, or set nonlocal_norm: null in model.options "
+                "(then W_z starts at 0 and learns)"
             )
 
 
