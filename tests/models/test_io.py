@@ -91,7 +91,9 @@ def test_a_file_that_does_not_hold_its_network_is_refused(tmp_path: Path) -> Non
     for name in ("head.fc.weight", "stem.norm.num_batches_tracked"):
         fewer = {key: tensor for key, tensor in tensors.items() if key != name}
         write_checkpoint(path, fewer, header)
-        with pytest.raises(ValueError, match=f"'c2d_tiny_nl2' by its header.*does not fill the network.*(\n.*)*{name}"):
+        with pytest.raises(
+            ValueError, match=f"'c2d_tiny_nl2' by its header.*does not fill the network.*(\n.*)*{name}"
+        ):
             load_model(path)
     write_checkpoint(path, tensors | {"extra": torch.ones(1)}, header)
     with pytest.raises(ValueError, match="not in the network, left out: extra"):

@@ -106,8 +106,8 @@ def _filled(
             if name in tensors:
                 tensors[name] = tensors[name] * channels**-0.5
         scale = False
-    normed = "norm.weight" in tensors
-    folded = normed and "norm.running_mean" not in tensors
+    normed = any(name.startswith("norm.") for name in tensors)
+    folded = "norm.weight" in tensors and "norm.running_mean" not in tensors
     implied = {"num_batches_tracked": 0.0}
     if normed and layout.name == "mmaction2":
         implied["W_z.bias"] = 0.0

@@ -233,8 +233,12 @@ def _blocks(
         "subsample": _subsample(names, layout),
         "subsample_at": layout.subsample_at,
         "temporal_groups": {stage: count for stage, count in (groups or {}).items() if count != 1},
-        "nonlocal_norm": "batch" if any("norm.weight" in have for have in parts.values()) else None,
+        "nonlocal_norm": "batch" if any(_has_norm(have) for have in parts.values()) else None,
     }
+
+
+def _has_norm(names: Iterable[str]) -> bool:
+    return any(name.startswith("norm.") for name in names)
 
 
 def _pairwise(blocks: list[set[str]], layout: Layout, hints: Hints) -> str:

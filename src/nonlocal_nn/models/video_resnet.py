@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -194,6 +195,62 @@ class VideoResNet(nn.Module):
     def features(self, x: Float[Tensor, "batch 3 t h w"]) -> dict[str, Tensor]:
         """The outputs of Table 1's rows in order: conv1, pool1, res2, pool2, res3, ...; no absent pools."""
         return dict(self._rows(x))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> VideoResNet:
+        """The network of a repository on the Hugging Face hub, or of a folder from `save_pretrained`.
+
+        In eval mode. Needs huggingface_hub: pip install 'nonlocal-nn[hub]'.
+        """
+        from nonlocal_nn.models.hub import hub_model
+
+        model = hub_model(None).from_pretrained(
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        if not isinstance(model, cls):
+            raise ValueError(f"{name} holds a {type(model).__name__}, not a {cls.__name__}")
+        return model
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model.safetensors and a model card (README.md) into a folder."""
+        from nonlocal_nn.models.hub import hub_model
+
+        hub_model(self).save_pretrained(folder)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        message: str = "Add a nonlocal_nn network",
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the network and its model card to the Hugging Face hub; returns the commit's address."""
+        from nonlocal_nn.models.hub import hub_model
+
+        return str(
+            hub_model(self).push_to_hub(
+                name,
+                commit_message=message,
+                private=private,
+                token=token,
+                model_card_kwargs={"repo_id": name},
+            )
+        )
 
     def _rows(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         if x.dim() != 5 or x.shape[1] != self.stem.conv.in_channels:
