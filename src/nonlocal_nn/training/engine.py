@@ -30,6 +30,7 @@ from nonlocal_nn.training.manifests import Manifests
 from nonlocal_nn.training.optimizer import make_optimizer
 from nonlocal_nn.training.quiet import quiet_lightning
 from nonlocal_nn.training.run_folder import LAST, MODEL, RESULTS, SKIPPED, open_run
+from nonlocal_nn.training.run_lock import hold_run_folder
 from nonlocal_nn.training.schedule import make_plan
 from nonlocal_nn.training.signals import SignalNotes, StopRequestedError, requeue_slurm_job
 from nonlocal_nn.training.skipped import SkippedVideos, TooManyBadVideosError
@@ -45,7 +46,7 @@ def run_training(
     """
     out = Path(config.out)
     videos = len(manifests.train)
-    _check_numbers(config, videos)
+    _check_values(config, videos)
     loss = resolve_loss(config.optim.loss, manifests.train.multi_label)
     plan = make_plan(config.schedule, videos, config.optim.batch_size)
     model, report = make_model(config.model, manifests.train.classes, config.seed)
@@ -75,6 +76,7 @@ def run_training(
     listed = videos + len(manifests.train.problems)
     skipped = SkippedVideos(out / SKIPPED, listed, config.data.max_bad_videos)
 
+    lock = hold_run_folder(out) if first_process else None
     checkpoint = out / LAST if open_run(config, first_process=first_process) else None
     step, threads = 0, default_threads(cores, workers, os.environ.get("OMP_NUM_THREADS"))
     fingerprint = fingerprint_of(manifests.train)
@@ -140,6 +142,8 @@ def run_training(
         save_model(model, out / MODEL)
         text = json.dumps(results, indent=2) + "\n"
         write_whole(out / RESULTS, lambda partial: partial.write_text(text))
+    if lock is not None:
+        lock.close()
     return results
 
 
@@ -181,7 +185,9 @@ def check_checkpoint(path: Path, fingerprint: str) -> tuple[int, int]:
     return int(checkpoint["global_step"]), int(checkpoint["nonlocal_nn"]["threads"])
 
 
-def _check_numbers(config: TrainConfig, videos: int) -> None:
+def _check_values(config: TrainConfig, videos: int) -> None:
+    if config.resume and config.overwrite:
+        raise ValueError("resume and overwrite contradict each other: go on with the run, or delete it?")
     batch_size = config.optim.batch_size
     if batch_size < 1:
         raise ValueError(f"optim.batch_size is {batch_size}; it must be at least 1")

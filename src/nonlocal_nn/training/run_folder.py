@@ -17,6 +17,7 @@ from typing import Any
 
 from nonlocal_nn.training.config import TrainConfig, differences, load_config, save_config
 from nonlocal_nn.training.files import write_whole
+from nonlocal_nn.training.run_lock import LOCK
 
 LAST = Path("checkpoints") / "last.ckpt"
 CONFIG = "config.yaml"
@@ -51,26 +52,26 @@ def open_run(config: TrainConfig, *, first_process: bool = True) -> bool:
     Only the first process of several changes anything on the disk.
 
     Raises:
-        ValueError: `resume` and `overwrite` together, or a config that differs from that of the run to go on
-            with.
+        ValueError: a config that differs from that of the run to go on with.
         FileExistsError: there is something in the folder and neither `resume` nor `overwrite` is given; or
             `overwrite` is, and it is not a run.
     """
     out = Path(config.out)
-    if config.resume and config.overwrite:
-        raise ValueError("resume and overwrite contradict each other: go on with the run, or delete it?")
     if config.resume:
         if first_process:
             _check_same(config, out)
             _store(config, out)
         return (out / LAST).exists()
     if first_process:
-        if out.exists() and not out.is_dir():
-            raise FileExistsError(f"{out} is a file; out must name a folder to make")
-        if out.is_dir() and any(out.iterdir()):
+        if _contents(out):
             _make_way(config, out)
         _store(config, out)
     return False
+
+
+def _contents(out: Path) -> list[Path]:
+    """What lies in the folder, but for the lock that this process holds; nothing where there is none."""
+    return [path for path in out.iterdir() if path.name != LOCK] if out.is_dir() else []
 
 
 def _make_way(config: TrainConfig, out: Path) -> None:
@@ -80,7 +81,8 @@ def _make_way(config: TrainConfig, out: Path) -> None:
             raise FileExistsError(
                 f"{out} is not empty and holds no run (no {CONFIG}); it is not deleted for you"
             )
-        shutil.rmtree(out)
+        for path in _contents(out):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return
     if not is_run:
         raise FileExistsError(f"{out} is not empty; choose another out folder")
@@ -94,7 +96,7 @@ def _make_way(config: TrainConfig, out: Path) -> None:
 def _check_same(config: TrainConfig, out: Path) -> None:
     path = out / CONFIG
     if not path.exists():
-        if out.is_dir() and any(out.iterdir()):
+        if _contents(out):
             raise FileExistsError(f"{out} is not empty and holds no run (no {CONFIG}) to go on with")
         return
     changed = differences(load_config(path), config)
