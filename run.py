@@ -318,6 +318,11 @@ def test(root: Path, rest: list[str]) -> int:
 def bench(root: Path, rest: list[str]) -> int:
     files = sorted((root / "benchmarks").glob("*.py"))
     scripts = {file.stem: file for file in files if not file.stem.startswith("_")}
+    if rest and rest[0] in ("-h", "--help"):
+        print("python3 run.py bench                  every measurement, one after the other")
+        print("python3 run.py bench NAME [options]   one of them; NAME --help lists its options")
+        print(f"NAME: {', '.join(scripts)}")
+        return 0
     if rest and rest[0] not in scripts:
         print(f"run.py bench: no benchmarks/{rest[0]}.py; there is: {', '.join(scripts)}", file=sys.stderr)
         return 2
