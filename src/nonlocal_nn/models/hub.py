@@ -18,8 +18,8 @@ _CARD = """---
 
 # {{ name }}
 
-A video network of [nonlocal_nn](https://arxiv.org/abs/1711.07971): {{ name }}, {{ classes }} classes, for clips of
-{{ frames }} frames of {{ crop }} x {{ crop }} pixels.
+A video network of [nonlocal_nn](https://arxiv.org/abs/1711.07971): {{ name }}, {{ classes }} classes,
+for clips of {{ frames }} frames of {{ crop }} x {{ crop }} pixels.
 
 ```python
 from nonlocal_nn.models.video_resnet import VideoResNet

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.weights.inflate import inflate_kernel
@@ -45,7 +46,7 @@ def filled_model(
     Raises:
         ValueError: the file does not fill the model.
     """
-    with torch.device("meta"):
+    with _NoNumbers():
         model = build()
     wanted = model.state_dict()
     tensors: dict[str, Tensor] = {}
@@ -87,6 +88,25 @@ def filled_model(
     warn_of_switched_off_blocks(model, what, stacklevel=5)
     _log.info("%s: %s", what, report)
     return model.eval(), report
+
+
+class _NoNumbers(TorchFunctionMode):
+    """Tensors are made on the meta device, and what fills them does nothing.
+
+    `torch.device("meta")` alone would run every fill, at a cost that equals reading the weights from disk.
+    """
+
+    _MAKES = frozenset({torch.empty, torch.zeros, torch.ones, torch.tensor})
+    _FILLS = frozenset(
+        {Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_, nn.init.kaiming_uniform_}
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._FILLS and args:
+            return args[0]
+        if func in self._MAKES:
+            return func(*args, **{**(kwargs or {}), "device": "meta"})
+        return func(*args, **(kwargs or {}))
 
 
 def warn_of_switched_off_blocks(model: nn.Module, what: str, stacklevel: int = 3) -> None:
