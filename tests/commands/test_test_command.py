@@ -109,6 +109,9 @@ def test_nothing_to_test_is_an_error(
     err = capsys.readouterr().err
     assert "none of the 1 videos could be tested" in err
     assert "text.mp4" in err
+    with (run_to_write / "test" / "skipped.csv").open(newline="") as stream:
+        assert [Path(row["path"]).name for row in csv.DictReader(stream)] == ["text.mp4"]
+    assert not (run_to_write / "test" / "results.json").exists()
 
 
 def test_several_labels_give_map(run: Path, videos: Path, tmp_path: Path, capsys: Capture) -> None:

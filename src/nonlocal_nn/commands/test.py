@@ -16,7 +16,7 @@ from nonlocal_nn.data.manifest import read_manifest
 from nonlocal_nn.data.records import Manifest
 from nonlocal_nn.evaluation.config import TestConfig
 from nonlocal_nn.evaluation.result import EvaluationResult, write_predictions
-from nonlocal_nn.evaluation.views import evaluate
+from nonlocal_nn.evaluation.views import NothingTestedError, evaluate
 
 
 def test_command(config: TestConfig) -> int:
@@ -46,7 +46,12 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
 
     start = time.monotonic()
-    result = evaluate(trained.model, dataset, scoring, workers=config.workers, progress=config.progress)
+    (out / "results.json").unlink(missing_ok=True)
+    try:
+        result = evaluate(trained.model, dataset, scoring, workers=config.workers, progress=config.progress)
+    except NothingTestedError as error:
+        _write_skipped(out, (*manifest.problems, *error.skipped))
+        raise
     seconds = time.monotonic() - start
 
     skipped = (*manifest.problems, *result.skipped)
@@ -97,15 +102,18 @@ def _write_files(
 ) -> None:
     import yaml  # type: ignore[import-untyped]
 
-    (out / "results.json").unlink(missing_ok=True)
     (out / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    _write_skipped(out, skipped)
+    if config.predictions != "none":
+        paths = [record.path for record in manifest.records]
+        write_predictions(result, paths, trained.classes, out / f"predictions.{config.predictions}")
+
+
+def _write_skipped(out: Path, skipped: Iterable[Problem]) -> None:
     with (out / "skipped.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", "reason"])
         writer.writerows(skipped)
-    if config.predictions != "none":
-        paths = [record.path for record in manifest.records]
-        write_predictions(result, paths, trained.classes, out / f"predictions.{config.predictions}")
 
 
 def _print_table(results: dict[str, Any]) -> None:

@@ -190,6 +190,14 @@ def share_cores(cores: int, videos: int, *, model_on_cpu: bool) -> int:
     return min(videos, 8, max(1, cores // 4) if model_on_cpu else cores)
 
 
+class NothingTestedError(ValueError):
+    """Not one video could be read; `skipped` says why, each in turn."""
+
+    def __init__(self, message: str, skipped: tuple[Problem, ...]) -> None:
+        super().__init__(message)
+        self.skipped = skipped
+
+
 def evaluate(
     model: Model,
     dataset: ViewSource,
@@ -236,7 +244,7 @@ def evaluate(
             view_ranks.append(label_ranks(item.views, np.full(len(item.views), item.labels[0])))
     if not means:
         first = f"; the first: {skipped[0]}" if skipped else ""
-        raise ValueError(f"none of the {len(dataset)} videos could be tested{first}")
+        raise NothingTestedError(f"none of the {len(dataset)} videos could be tested{first}", tuple(skipped))
     return summarise(
         scores=np.stack(means),
         labels=tuple(labels),
