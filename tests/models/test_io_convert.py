@@ -158,3 +158,14 @@ def test_push_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "HfApi", FakeHub)
     assert nl.create_model("c2d_tiny", num_classes=2).push_to_hub("mine") == "sent"
     assert sent == [("someone/mine", {"README.md", "model.safetensors"})]
+
+
+def test_a_stem_of_another_size_is_a_hint(tmp_path: Path) -> None:
+    model = nl.create_model("i3d_tiny", num_classes=2).eval()
+    hints = export_model(model, tmp_path / "m.pth", "mmaction2")
+    assert hints == {"stem": "tiny"}
+    with pytest.raises(ValueError, match="stem='mmaction2' is the layout's: conv1 is 8x3x3x5x5"):
+        nl.load_model(tmp_path / "m.pth")
+    clip = torch.randn(1, 3, 8, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(nl.load_model(tmp_path / "m.pth", **hints)(clip), model(clip))

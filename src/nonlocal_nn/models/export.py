@@ -128,7 +128,10 @@ def _hints(tensors: Mapping[str, Tensor], model: VideoResNet, layout: Layout) ->
     spec = model.spec
     assert spec is not None
     named, unused = to_ours(tensors, layout)
-    read = infer_spec(named, tensors, layout, Hints())
+    try:
+        read = infer_spec(named, tensors, layout, Hints())
+    except ValueError:  # the layout's own stem has another conv1
+        read = infer_spec(named, tensors, layout, Hints(stem=spec.stem)).replace(stem=layout.stem)
     hints = {field: getattr(spec, field) for field in _HINTED if getattr(read, field) != getattr(spec, field)}
     if not spec.nonlocal_after:
         hints = {field: value for field, value in hints.items() if field == "stem"}
