@@ -135,6 +135,8 @@ def _hints(tensors: Mapping[str, Tensor], model: VideoResNet, layout: Layout) ->
     hints = {field: getattr(spec, field) for field in _HINTED if getattr(read, field) != getattr(spec, field)}
     if not spec.nonlocal_after:
         hints = {field: value for field, value in hints.items() if field == "stem"}
+    if spec.pairwise not in layout.scaled:
+        hints.pop("scale", None)
     hints.pop("pairwise" if spec.pairwise in ("gaussian", "concatenation") else "", None)
     again = infer_spec(named, tensors, layout, Hints(**hints))
     fields = spec.to_dict()

@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nonlocal_nn.weights.pickled_arrays import PickledArray, PickleError, find_arrays, read_pickle
+from nonlocal_nn.weights.pickle_machine import read_pickle
+from nonlocal_nn.weights.pickled_arrays import PickledArray, PickleError, find_arrays
 
 _WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
 _PREFIXES = ("module.",)  # DataParallel's
