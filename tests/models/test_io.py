@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from nonlocal_nn.blocks.insert import insert_blocks
 from nonlocal_nn.models.catalog import create_model
 from nonlocal_nn.models.io import load_model, load_weights, save_model
 from nonlocal_nn.models.video_resnet import VideoResNet
@@ -140,3 +141,10 @@ def test_weights_with_nothing_in_common_are_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "m.safetensors", {"other": torch.ones(1)}, {})
     with pytest.raises(ValueError, match=r"no tensor in .* fits this network"):
         load_weights(create_model("c2d_tiny"), tmp_path / "m.safetensors", partial=True)
+
+
+def test_a_network_with_blocks_put_in_later_is_not_saved_as_what_it_was(tmp_path: Path) -> None:
+    model = insert_blocks(create_model("c2d_tiny", num_classes=2), after="res3.1")
+    with pytest.raises(ValueError, match=r"no longer what its spec describes.*nonlocal_after"):
+        save_model(model, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())

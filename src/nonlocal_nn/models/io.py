@@ -22,7 +22,7 @@ from torch import Tensor
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.models.block_io import block_from_options, block_options, build_blocks
 from nonlocal_nn.models.build import build_model
-from nonlocal_nn.models.placing import filled_model
+from nonlocal_nn.models.placing import NoNumbers, filled_model
 from nonlocal_nn.models.published import load_published
 from nonlocal_nn.models.recognise import Hints
 from nonlocal_nn.models.spec import VideoResNetSpec
@@ -44,7 +44,8 @@ def save_model(
         metadata: more to remember, such as the frame stride of the clips; None: the model's own `metadata`.
 
     Raises:
-        ValueError: the model was assembled by hand (no spec), or has another number of classes than names.
+        ValueError: the model was assembled by hand (no spec), was changed after it was built from its spec,
+            or has another number of classes than names.
     """
     if isinstance(model, NonLocalBlock):
         eps = getattr(model.norm, "eps", None)
@@ -56,6 +57,15 @@ def save_model(
     if model.classes is not None and len(model.classes) != model.spec.num_classes:
         raise ValueError(
             f"the model has {model.spec.num_classes} classes, but model.classes names {len(model.classes)}"
+        )
+    with NoNumbers():
+        described = build_model(model.spec).state_dict().keys()
+    if changed := sorted(described ^ model.state_dict().keys()):
+        raise ValueError(
+            "the model is no longer what its spec describes, so its file could not be loaded: "
+            f"{changed[0]!r} and {len(changed) - 1} more tensors were added or removed. Blocks put in later "
+            "belong into the spec (create_model(..., nonlocal_after=...)); or save the state dict with "
+            "torch.save"
         )
     header = {
         "spec": model.spec.to_json(),

@@ -46,7 +46,7 @@ def filled_model(
     Raises:
         ValueError: the file does not fill the model.
     """
-    with _NoNumbers():
+    with NoNumbers():
         model = build()
     wanted = model.state_dict()
     tensors: dict[str, Tensor] = {}
@@ -90,7 +90,7 @@ def filled_model(
     return model.eval(), report
 
 
-class _NoNumbers(TorchFunctionMode):
+class NoNumbers(TorchFunctionMode):
     """Tensors are made on the meta device, and what fills them does nothing.
 
     `torch.device("meta")` alone would run every fill, at a cost that equals reading the weights from disk.
