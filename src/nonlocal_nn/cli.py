@@ -19,10 +19,11 @@ import json
 import os
 import re
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TextIO, get_args, get_origin, get_type_hints
 
 from nonlocal_nn import __version__
 
@@ -147,7 +148,9 @@ def _run(words: list[str]) -> int:
     values = parser.instantiate(parsed).as_dict()
     values.pop("config", None)
     body: Callable[[Any], int] = _load(command.body)
-    return body(options_type(**values))
+    with warnings.catch_warnings():
+        warnings.showwarning = _say_warning
+        return body(options_type(**values))
 
 
 def _parser(name: str, command: Command, options_type: type) -> ArgumentParser:
@@ -306,6 +309,18 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _say_warning(
+    message: Warning | str,
+    category: type[Warning],  # noqa: ARG001 - these are the arguments warnings.showwarning gets
+    filename: str,  # noqa: ARG001
+    lineno: int,  # noqa: ARG001
+    file: TextIO | None = None,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    """A warning in one line; where in the code it arose is of no use to who runs a command."""
+    _say(f"warning: {' '.join(str(message).split())}")
 
 
 def _say(text: str) -> None:

@@ -71,6 +71,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = create_model("c2d_tiny_nl1", num_classes=len(CLASSES))
     model.classes = CLASSES
     torch.nn.init.normal_(model.head.fc.weight, std=1.0)  # so that views and videos differ
+    torch.nn.init.ones_(
+        model.get_parameter("res3.nonlocal0.norm.weight")
+    )  # no warning of a block switched off
     save_model(model, folder / "model.safetensors", METADATA)
     return folder
 

@@ -47,6 +47,18 @@ def test_scores_are_those_of_the_views_done_by_hand(run: Path, videos: Path, cap
     assert all(entry["class"] == model.classes[entry["index"]] for entry in line["classes"])
 
 
+def test_a_warning_is_one_line(run_to_write: Path, videos: Path, capsys: Capture) -> None:
+    model = load_model(run_to_write)
+    torch.nn.init.zeros_(model.get_parameter("res3.nonlocal0.norm.weight"))
+    save_model(model, run_to_write / "model.safetensors")
+    code, _, err = predict(capsys, videos / "circle" / "a.mp4", "--checkpoint", run_to_write)
+    assert code == 0
+    (line,) = err.splitlines()
+    assert line.startswith("nonlocal: warning: ")
+    assert "1 non-local block switched off" in line
+    assert line.count("UserWarning") == 0
+
+
 def test_a_folder_is_searched(run: Path, videos: Path, capsys: Capture) -> None:
     code, lines, _ = predict(capsys, videos, "--checkpoint", run / "model.safetensors", "--top", 2)
     assert code == 0
