@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import csv
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 import nonlocal_nn.training
+from nonlocal_nn._files import write_whole
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.models.catalog import create_model
 from nonlocal_nn.training import config as config_module
@@ -26,7 +28,6 @@ from nonlocal_nn.training.config import (
     differences,
 )
 from nonlocal_nn.training.csv_log import MetricsCsv
-from nonlocal_nn.training.files import write_whole
 from nonlocal_nn.training.loss import make_loss, resolve_loss
 from nonlocal_nn.training.optimizer import make_optimizer, parameter_groups
 from nonlocal_nn.training.skipped import SkippedVideos, TooManyBadVideosError
@@ -92,13 +93,18 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: Path) ->
     path.write_text("old")
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from nonlocal_nn.training.files import write_whole\n"
+        "from nonlocal_nn._files import write_whole\n"
         "def write(partial): partial.write_text('new'); os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_whole(Path(sys.argv[1]), write)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
     assert done.returncode == -9
     assert path.read_text() == "old"
+    (left,) = (other for other in tmp_path.iterdir() if other != path)
+    os.utime(left, (0, 0))  # long ago
+    write_whole(path, lambda partial: partial.write_text("new"))
+    assert [other.name for other in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "new"
 
 
 def test_skipped_videos_are_listed_once_and_bounded(

@@ -183,7 +183,7 @@ def _train_and_test(
 
 
 def _write_results(out: Path, runs: list[dict[str, Any]]) -> None:
-    from nonlocal_nn.training.files import write_whole
+    from nonlocal_nn._files import write_whole
 
     text = json.dumps({"chance": CHANCE_PERCENT, "runs": runs}, indent=2) + "\n"
     write_whole(out / "results.json", lambda partial: partial.write_text(text))

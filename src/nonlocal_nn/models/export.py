@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nonlocal_nn._files import write_whole
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.models.io import save_model
 from nonlocal_nn.models.published import implied_values
@@ -172,14 +172,4 @@ def _write(tensors: Mapping[str, Tensor], path: Path, layout: Layout, *, bare: b
             content = {"meta": {}, **content}
         torch.save(content, file)
 
-    _whole_or_not(path, caffe2 if layout.name == "caffe2" else zipped)
-
-
-def _whole_or_not(path: Path, write: Callable[[Path], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, caffe2 if layout.name == "caffe2" else zipped)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from nonlocal_nn.training.files import write_whole
+from nonlocal_nn._files import write_whole
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

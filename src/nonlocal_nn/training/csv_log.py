@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from nonlocal_nn.training.files import write_whole
+from nonlocal_nn._files import write_whole
 
 COLUMNS = (
     "step",

@@ -16,6 +16,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
+from nonlocal_nn._files import write_whole
 from nonlocal_nn.data.errors import VideoError
 from nonlocal_nn.data.records import Manifest
 from nonlocal_nn.models.io import save_model
@@ -23,7 +24,6 @@ from nonlocal_nn.training.checkpoint import WholeCheckpointIO
 from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.cores import cores_for_each, default_threads, default_workers
 from nonlocal_nn.training.datamodule import BatchOptions, ClipDataModule
-from nonlocal_nn.training.files import write_whole
 from nonlocal_nn.training.loop import BetweenSteps, LoopOptions
 from nonlocal_nn.training.loss import resolve_loss
 from nonlocal_nn.training.manifests import Manifests

@@ -15,8 +15,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from nonlocal_nn._files import write_whole
 from nonlocal_nn.training.config import TrainConfig, differences, load_config, save_config
-from nonlocal_nn.training.files import write_whole
 from nonlocal_nn.training.run_lock import LOCK
 
 LAST = Path("checkpoints") / "last.ckpt"

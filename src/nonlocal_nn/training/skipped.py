@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from nonlocal_nn._files import write_whole
 from nonlocal_nn.data.errors import Problem
-from nonlocal_nn.training.files import write_whole
 
 
 class TooManyBadVideosError(RuntimeError):

@@ -12,8 +12,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from nonlocal_nn._files import write_whole
 
 MODEL_FILE = "model.safetensors"
 """The finished model in a run folder."""
@@ -30,23 +30,10 @@ _HEADER = "nonlocal_nn"
 
 
 def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a header (anything JSON can hold) to `path`, whole or not at all.
-
-    The file is written beside its place and moved there when it is complete and on the disk, so a reader,
-    or a kill at any moment, finds the old file or the new one. Missing folders are made.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    """Write tensors and a header (anything JSON can hold) to `path`, whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(plain, partial, metadata={_HEADER: json.dumps(dict(header), sort_keys=True)})
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    metadata = {_HEADER: json.dumps(dict(header), sort_keys=True)}
+    write_whole(Path(path), lambda partial: save_file(plain, partial, metadata=metadata))
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -105,14 +92,3 @@ def checkpoint_file(path: str | Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a .safetensors file or a run folder")
     return path
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name in the folder last through a power cut, where the system lets a folder be synced."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
