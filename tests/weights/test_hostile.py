@@ -278,3 +278,24 @@ def test_python_3_pickles_of_every_protocol_are_read(tmp_path: Path) -> None:
         for name, tensor in read.items():
             assert torch.equal(tensor, torch.from_numpy(state[name].astype("f4"))), (protocol, name)
             assert tensor.is_contiguous()
+
+
+def test_a_zip_whose_directory_leads_nowhere_is_refused(whole_files: dict[str, bytes], scratch: Path) -> None:
+    """Each byte of the pointer to the zip's directory in turn: offsets out of the file, several disks."""
+    whole = whole_files["zip.pth"]
+    path = scratch / "directory.pth"
+    path.write_bytes(whole)
+    expected = nl.load_model(path).state_dict()
+    refused: list[tuple[int, bool]] = []
+    for byte in range(20):
+        content = bytearray(whole)
+        content[whole.index(b"PK\x06\x07") + byte] ^= 0xFF
+        path.write_bytes(bytes(content))
+        try:
+            state = nl.load_model(path).state_dict()
+        except ValueError as error:
+            refused.append((byte, str(path) in str(error)))
+        else:  # the zip has a second pointer, which is then followed
+            assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert set(refused) >= {(byte, True) for byte in (16, 17, 18, 19)}  # the number of disks
+    assert all(named for _, named in refused)

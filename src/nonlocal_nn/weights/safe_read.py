@@ -97,17 +97,17 @@ def _read_torch(path: Path) -> Any:
             f"code, so it is not read ({_refused(error)}). Save the state dict alone: "
             "torch.save(model.state_dict(), ...)"
         ) from error
-    except OSError:
-        raise
     except Exception as error:  # a damaged file can end in any error the reader's byte code meets
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # the system's word on the file itself; without a name, an offset in it led nowhere
         raise ValueError(f"{path} is damaged or not a file of torch.save: {_first_line(error)}") from error
 
 
 def _check_zip(path: Path) -> None:
     """torch.save does not compress: what would unpack to more than the file is a bomb."""
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError):
