@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nonlocal_nn.data.records import ManifestKind
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringConfig:
@@ -74,7 +76,7 @@ class TestConfig(ScoringConfig):
     """Run folder of `nonlocal train` or `nonlocal demo`, or its model.safetensors."""
     data: str
     """Videos: a folder with one folder a class, a `path label` list, a Kinetics, Charades or plain csv."""
-    kind: Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"] = "auto"
+    kind: ManifestKind = "auto"
     """Form of `data`: auto looks at the files; csv has a header with the columns path and label."""
     root: str | None = None
     """Folder that relative paths in a list or csv start from; none: the folder the list lies in."""

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-ManifestKind = Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"]
+from nonlocal_nn.data.records import ManifestKind
 
 
 @dataclass
