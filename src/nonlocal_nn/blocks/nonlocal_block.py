@@ -20,6 +20,7 @@ from nonlocal_nn.blocks.norm import FrozenBatchNorm
 from nonlocal_nn.ops import pairwise as ops
 from nonlocal_nn.ops import reference
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
+from nonlocal_nn.ops.memory import check_budget
 
 Pairwise = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 Norm = Literal["batch", "frozen"]
@@ -71,6 +72,9 @@ class NonLocalBlock(nn.Module):
             fixed, for weights that are loaded: gamma is zero, and the block the identity, until then. None:
             W_z and its bias start at zero.
         init: "paper": He et al., normal with variance 2 / fan-in. "released": normal with deviation 0.01.
+        memory_budget: bytes that the average over positions may take beside maps and their gradients; None
+            lets it decide by what is free, see `nonlocal_nn.ops.pairwise.gaussian`. An attribute: it can be
+            changed at any time and is not saved.
 
     A new block is the identity, whatever the options.
 
@@ -92,8 +96,10 @@ class NonLocalBlock(nn.Module):
         norm: Norm | None = "batch",
         *,
         init: Init = "paper",
+        memory_budget: int | None = None,
     ) -> None:
         super().__init__()
+        check_budget(memory_budget)
         _one_of("pairwise", pairwise, get_args(Pairwise))
         _one_of("dims", dims, (1, 2, 3))
         _one_of("subsample_at", subsample_at, get_args(SubsampleAt))
@@ -125,6 +131,7 @@ class NonLocalBlock(nn.Module):
         self.span, self.temporal_groups = span, temporal_groups
         self.scale = (channels if pairwise == "gaussian" else inner_channels) ** -0.5 if scale else 1.0
         self.init = init
+        self.memory_budget = memory_budget
         self._grouping = Grouping(span, temporal_groups)
 
         conv = _CONV[dims]
@@ -255,16 +262,52 @@ class NonLocalBlock(nn.Module):
     def _scores(self, theta: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         """w_f . [theta_i, phi_j] = a_i + b_j with a_i = theta_i . w_f[:inner], b_j = phi_j . w_f[inner:]."""
         assert self.w_f is not None
-        w_f = self.w_f.to(theta.dtype)
+        # Columns, not vectors: onnxruntime 1.32 gives wrong numbers for a transposed map times a vector.
+        halves = self.w_f.to(theta.dtype).view(2, self.inner_channels, 1)
         with without_autocast(theta.device):
-            return theta @ w_f[: self.inner_channels], phi @ w_f[self.inner_channels :]
+            return (theta @ halves[0]).squeeze(2), (phi @ halves[1]).squeeze(2)
+
+    @torch.no_grad()
+    def fold_norm(self) -> NonLocalBlock:
+        """Take the norm into W_z, in place, for inference: one pass over the map less. Returns the block.
+
+        >>> block = NonLocalBlock(4).eval().fold_norm()
+        >>> block.norm is None
+        True
+
+        Outputs are those of the block in eval mode, up to rounding. A block without a norm stays as it is.
+
+        Raises:
+            ValueError: in training mode, where batch norm uses the statistics of the batch; for a batch norm
+                that keeps no statistics.
+        """
+        norm = self.norm
+        if norm is None:
+            return self
+        if self.training:
+            raise ValueError(
+                "a block in training mode normalises by its batch; call eval() before fold_norm()"
+            )
+        if not isinstance(norm.running_mean, Tensor) or not isinstance(norm.running_var, Tensor):
+            raise ValueError(
+                "the norm keeps no running statistics (track_running_stats=False): nothing to fold"
+            )
+        factor = norm.running_var.add(norm.eps).rsqrt()
+        if norm.weight is not None:
+            factor = factor * norm.weight
+        bias = self.W_z.bias if self.W_z.bias is not None else torch.zeros_like(factor)
+        shift = (bias - norm.running_mean) * factor
+        self.W_z.bias = nn.Parameter(shift if norm.bias is None else shift + norm.bias)
+        self.W_z.weight.mul_(factor.view(-1, *(1,) * (self.dims + 1)))
+        self.norm = None
+        return self
 
     def _average(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
         if self.w_f is not None:
             return ops.concatenation(*self._scores(theta, phi), g)
         if self.pairwise == "dot_product":
             return ops.dot_product(theta * self.scale if self.scale != 1 else theta, phi, g)
-        return ops.gaussian(theta, phi, g, self.scale)
+        return ops.gaussian(theta, phi, g, self.scale, memory_budget=self.memory_budget)
 
     def extra_repr(self) -> str:
         """The block in the paper's symbols."""

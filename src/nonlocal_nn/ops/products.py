@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+LARGEST_RESULT_BYTES = 31 * 2**20  # glibc's own bound is 32 MiB
 SMALL = 2**16  # elements of a result from which a call of oneDNN for each matrix pays
 
 
@@ -32,6 +33,9 @@ def _onednn_linear() -> Callable[..., Tensor] | None:
         linear(torch.ones(2, 3), torch.ones(4, 3), None, "none", [], "")
     except (AttributeError, RuntimeError):  # a build of torch without it
         return None
+    # It makes its results in new memory. glibc takes memory of a size from the system, and gives it back, page
+    # faults and all, until a larger piece has been freed once; an untouched one costs nothing.
+    torch.empty(LARGEST_RESULT_BYTES, dtype=torch.uint8)
     return linear
 
 
