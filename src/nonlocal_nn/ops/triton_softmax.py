@@ -48,13 +48,17 @@ def available(device: torch.device) -> bool:
     if not _triton_is_installed():
         return False
     if device.type == "cpu":
-        return os.environ.get("TRITON_INTERPRET") == "1"
+        return _is_interpreted()
     return (
         device.type == "cuda"
         and torch.version.hip is None
         and torch.cuda.is_available()
         and torch.cuda.get_device_capability(device) >= OLDEST
     )
+
+
+def _is_interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @cache
@@ -138,7 +142,7 @@ def backward(
     Float[Tensor, "batch key d"] | None,
     Float[Tensor, "batch key channel"] | None,
 ]:
-    """Gradients dtheta, dphi and dg from what `forward` was given and returned; None for those that `needs` leaves out.
+    """Gradients dtheta, dphi and dg from what `forward` took and returned; None where `needs` says False.
 
     Raises:
         ValueError: as `forward`, and for a dy, y, row_max or row_sum that does not belong to the others.
@@ -231,8 +235,8 @@ def _check(theta: Tensor, phi: Tensor, g: Tensor) -> None:
         raise ValueError(f"the Triton kernel takes float32, bfloat16 and float16, got {theta.dtype}")
     if not available(theta.device):
         raise ValueError(
-            "the Triton kernel needs Triton and an NVIDIA GPU of compute capability 8.0 or higher, got tensors "
-            f"on {theta.device}; use nonlocal_nn.ops.pairwise"
+            "the Triton kernel needs Triton and an NVIDIA GPU of compute capability 8.0 or higher, "
+            f"got tensors on {theta.device}; use nonlocal_nn.ops.pairwise"
         )
 
 
@@ -255,8 +259,7 @@ def _modes(precision: Precision | None, theta: Tensor) -> tuple[Precision, str]:
     if precision is None:
         # What `allow_tf32`, `set_float32_matmul_precision` and their successors have come to: this reads all.
         precision = "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
-    interpreted = theta.device.type == "cpu" and theta.dtype == torch.bfloat16
-    return precision, "interpreted" if interpreted else precision
+    return precision, "interpreted" if _is_interpreted() and theta.dtype == torch.bfloat16 else precision
 
 
 def _device_of(tensor: Tensor) -> AbstractContextManager[object]:

@@ -11,7 +11,7 @@ Precision = Literal["ieee", "tf32x3", "tf32"]
 
 
 class Tiles(NamedTuple):
-    """One step of a program: rows x others logits, summed `depth` columns at a time, go into `width` results a row.
+    """One step of a program: rows x others logits, summed `depth` columns at a time, for `width` columns.
 
     All are powers of two. `warps` x 32 threads share the work; loads are `stages` steps ahead.
     """
@@ -33,12 +33,12 @@ def default_tiles(dtype: torch.dtype, columns: int, precision: Precision) -> Til
     For each entry the compiler says that the sums stay in registers (or all but a few of them) and that the
     loads fit the shared memory of any GPU since compute capability 8.0. Which is fastest is not measured yet.
     """
-    wide = columns > 256
-    if dtype != torch.float32:
-        return Tiles(64, 32, 64, 512) if wide else Tiles(64, 64, 64, 256)
-    if precision == "tf32x3":  # three products need the registers of two
+    if dtype == torch.float32 and precision != "tf32":  # more registers for each product
         return Tiles(32, 32, 32, 256)
-    return Tiles(32, 32, 32, 512) if wide else Tiles(64, 32, 32, 256)
+    wide = columns > 256
+    if dtype == torch.float32:
+        return Tiles(32, 32, 32, 512) if wide else Tiles(64, 32, 32, 256)
+    return Tiles(64, 32, 64, 512) if wide else Tiles(64, 64, 64, 256)
 
 
 def blocks(rows: int, block: int) -> int:
