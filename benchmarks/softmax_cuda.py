@@ -3,10 +3,10 @@
     python3 run.py bench softmax_cuda                     # all shapes and types, a few minutes
     python3 run.py bench softmax_cuda --shapes res4 --dtypes bfloat16 --tune
 
-For each shape and type: time of forward and of forward + backward (the least and the median of --runs, taken in
-turns: every way once, then every way again), the peak of memory beside the inputs, and the error of y against
-float64. Prints tables and the lines that ops/choose.py would have by them; writes all of it to --out after each
-shape. --tune also tries other tiles for our kernel. Without a CUDA GPU it says so and ends.
+For each shape and type: time of forward and of forward + backward (the least and the median of --runs, taken
+in turns: every way once, then every way again), the peak of memory beside the inputs, and the error of y
+against float64. Prints tables and the lines that ops/choose.py would have by them; writes all of it to --out
+after each shape. --tune also tries other tiles for our kernel. Without a CUDA GPU it says so and ends.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ CHOICES = ("rows", "flash", "efficient", "triton")  # what ops/choose.py can cho
 TILES = [
     Tiles(rows, others, depth, width, warps, stages)
     for rows, others, width, warps in [
+        (32, 32, 1024, 8),
         (64, 32, 512, 8),
         (32, 32, 512, 8),
         (64, 64, 256, 8),
@@ -151,7 +152,7 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """Name -> {"error": ..., a pass: {"ms": ..., ...}} or {"failed": why}."""
     torch.manual_seed(0)
-    torch.backends.cuda.matmul.fp32_precision = "tf32" if kind == "tf32" else "ieee"
+    torch.set_float32_matmul_precision("high" if kind == "tf32" else "highest")
     sizes = (shape.d, shape.d, shape.channels, shape.channels)
     theta, phi, g, dy = (
         torch.randn(1, shape.positions, size, device=device).to(DTYPES[kind]) for size in sizes
@@ -162,12 +163,12 @@ def measure(
     for name, way in found.items():  # once to compile, for the error and for the memory
         results[name] = try_way(way, inputs, dy, scale, device)
         tick()
-    alive = [name for name, result in results.items() if "failed" not in result]
-    times: dict[tuple[str, str], list[float]] = {(name, part): [] for name in alive for part in PASSES}
+    times: dict[tuple[str, str], list[float]] = {
+        (name, part): [] for name, result in results.items() for part in PASSES if part in result
+    }
     for _ in range(runs):
-        for name in alive:
-            for part in PASSES:
-                times[name, part].append(timed(found[name], inputs, dy, scale, part, device))
+        for (name, part), seconds in times.items():
+            seconds.append(timed(found[name], inputs, dy, scale, part, device))
             tick()
     for (name, part), seconds in times.items():
         results[name][part] |= {"ms": min(seconds) * 1e3, "median_ms": statistics.median(seconds) * 1e3}
@@ -197,19 +198,24 @@ def timed(
 def try_way(
     way: Average, inputs: list[Tensor], dy: Tensor, scale: float, device: torch.device
 ) -> dict[str, Any]:
+    """The memory of each pass that runs, the error, and why the first one that does not run does not."""
     result: dict[str, Any] = {}
-    try:
-        for part in PASSES:
-            run_once(way, inputs, dy, scale, part)  # compiles
+    for part in PASSES:
+        try:
+            y = run_once(way, inputs, dy, scale, part)  # compiles
+            if part == PASSES[0]:
+                result["error"] = error(y, inputs, scale)
+            del y
             before = memory(device, reset=True)
-            y = run_once(way, inputs, dy, scale, part)
+            run_once(way, inputs, dy, scale, part)
             result[part] = {"peak_mb": (memory(device) - before) / 1e6}
-        result["error"] = error(y, inputs, scale)
-    except Exception as why:  # a kernel that does not take the shape raises whatever it likes
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        lines = str(why).strip().splitlines() or [""]
-        return {"failed": f"{type(why).__name__}: {lines[0]}"[:160]}
+        except Exception as why:  # a kernel that does not take the shape raises whatever it likes
+            lines = str(why).strip().splitlines() or [""]
+            result["failed"] = f"{part}: {type(why).__name__}: {lines[0]}"[:200]
+        if "failed" in result:
+            break
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # after the exception, which holds what was allocated, is gone
     return result
 
 
@@ -252,11 +258,11 @@ def table(title: str, results: dict[str, dict[str, Any]]) -> Table:
             made.add_column(column, justify="right")
     made.add_column("error of y", justify="right")
     for name, result in results.items():
-        if "failed" in result:
-            made.add_row(name, result["failed"], style="dim")
-            continue
-        cells = []
+        cells, best = [], False
         for part in PASSES:
+            if part not in result:
+                cells += ["-"] * 3
+                continue
             ms = result[part]["ms"]
             base = results.get("plain", {}).get(part)
             cells += [
@@ -264,8 +270,9 @@ def table(title: str, results: dict[str, dict[str, Any]]) -> Table:
                 f"{base['ms'] / ms:.2f}x" if base else "",
                 f"{result[part]['peak_mb']:.0f}",
             ]
-        best = [name == next(iter(fastest(results, part)), None) for part in PASSES]
-        made.add_row(name, *cells, f"{result['error']:.1e}", style="bold" if any(best) else "")
+            best = best or name == fastest(results, part)[0]
+        cells.append(f"{result['error']:.1e}" if "error" in result else "-")
+        made.add_row(name, *cells, style="bold" if best else "")
     return made
 
 
@@ -277,7 +284,8 @@ def suggestion(kind: str, shape: Shape, results: dict[str, dict[str, Any]], card
     products = {"float32": "ieee", "tf32": "tf32"}.get(kind, "half")
     times = ", ".join(f"{name} {results[name][PASSES[1]]['ms']:.1f} ms" for name in order)
     return (
-        f"Line(products={products!r}, most_columns={max(shape.d, shape.channels)}, order={tuple(order)!r}, "
+        f"Line(products={products!r}, most_positions=EVERY, most_columns={max(shape.d, shape.channels)}, "
+        f"order={tuple(order)!r}, "
         f"measured_on={card!r}, because={f'N {shape.positions}, forward + backward: {times}'!r})"
     )
 
@@ -358,9 +366,12 @@ def one_case(
         found |= {f"triton {'-'.join(map(str, tiles))}": kernel(tiles=tiles) for tiles in TILES}
     title = f"{name}: {shape.what}, N {shape.positions}, d {shape.d}, channels {shape.channels}, {kind}"
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(f"{name}, {kind}", total=len(found) * (runs + 1))
+        task = progress.add_task(f"{name}, {kind}", total=len(found) * (1 + runs * len(PASSES)))
         results = measure(shape, kind, found, runs, device, lambda: progress.advance(task))
     console.print(table(title, results))
+    for way, result in results.items():
+        if "failed" in result:
+            console.print(f"  {way}, {result['failed']}", markup=False, highlight=False, soft_wrap=True)
     card = report["machine"]["card"]
     report["measured"].append(
         {"shape": name, **shape._asdict(), "dtype": kind, "results": results}
