@@ -163,8 +163,9 @@ def test_float16_does_not_overflow_between_input_and_result(run):
     assert max(errors(ours, exact(theta, phi, g, dy, 1e-3))) <= 2e-3
 
 
-def test_channels_first_inputs_need_no_copy(run):
-    theta, phi, g, dy = operands(2, 37, 29, 19, 21)
+@pytest.mark.parametrize(("queries", "keys"), [(48, 32), (37, 29)])
+def test_channels_first_inputs_give_channels_first_results(run, queries, keys):
+    theta, phi, g, dy = operands(2, queries, keys, 19, 21)
     first = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (theta, phi, g, dy)]
     ours, same = kernel(run, *first, tiles=SMALL), kernel(run, theta, phi, g, dy, tiles=SMALL)
     for mine, theirs in zip(ours, same, strict=True):
@@ -274,6 +275,12 @@ def test_groups_cover_the_columns(columns, most, expected):
 def compiled() -> Iterator[Callable[..., list[Compiled]]]:
     with child(interpret=False) as compiler:
         yield lambda *arguments: compiler.submit(compile_all, *arguments).result()
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_rows_are_read_sixteen_bytes_at_a_time(compiled, channels_first):
+    for program in compiled(80, torch.bfloat16, "ieee", 2, 96, 64, 64, channels_first):
+        assert program.narrow_loads == 0
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -55,12 +55,23 @@ class Compiled(NamedTuple):
     name: str
     shared_bytes: int
     spilled_bytes: int  # of each thread's registers into memory
+    narrow_loads: int  # of 2 bytes: of one half-precision number alone
 
 
 def compile_all(
-    capability: int, dtype: torch.dtype, precision: str, batch: int, n: int, d: int, channels: int
+    capability: int,
+    dtype: torch.dtype,
+    precision: str,
+    batch: int,
+    queries: int,
+    d: int,
+    channels: int,
+    channels_first: bool = False,
 ) -> list[Compiled]:
-    """Go the whole way of `forward` and `backward` for such a GPU, short of starting the programs."""
+    """Go the whole way of `forward` and `backward` for such a GPU, short of starting the programs.
+
+    There are 16 keys more than queries.
+    """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
@@ -74,7 +85,7 @@ def compile_all(
             return {"max_shared_mem": 99 * 1024, "multiprocessor_count": 1, "warpSize": 32}
 
         def load_binary(self, name: str, cubin: bytes, shared: int, device: int) -> tuple[Any, ...]:
-            programs.append(Compiled(name, shared, _spilled_bytes(triton.__path__[0], cubin)))
+            programs.append(Compiled(name, shared, *_seen_in(triton.__path__[0], cubin)))
             return None, None, 0, 0, 1024
 
         def unload_module(self, module: object) -> None:
@@ -101,20 +112,26 @@ def compile_all(
             if hasattr(module, name):
                 getattr(module, name).device_caches.clear()  # another GPU than last time
     triton_softmax.available = lambda device: True
-    theta, phi = torch.zeros(batch, n, d, dtype=dtype), torch.zeros(batch, n + 3, d, dtype=dtype)
-    g, dy = torch.zeros(batch, n + 3, channels, dtype=dtype), torch.zeros(batch, n, channels, dtype=dtype)
+    sizes = [(queries, d), (queries + 16, d), (queries + 16, channels), (queries, channels)]
+    if channels_first:
+        theta, phi, g, dy = (torch.zeros(batch, c, n, dtype=dtype).transpose(1, 2) for n, c in sizes)
+    else:
+        theta, phi, g, dy = (torch.zeros(batch, n, c, dtype=dtype) for n, c in sizes)
     saved = triton_softmax.forward(theta, phi, g, precision=precision)
     triton_softmax.backward(dy, theta, phi, g, *saved, precision=precision)
     return programs
 
 
-def _spilled_bytes(triton_folder: str, cubin: bytes) -> int:
+def _seen_in(triton_folder: str, cubin: bytes) -> tuple[int, int]:
+    tools = Path(triton_folder) / "backends/nvidia/bin"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "program.cubin"
         path.write_bytes(cubin)
-        tool = Path(triton_folder) / "backends/nvidia/bin/cuobjdump"
-        command = [str(tool), "--dump-resource-usage", str(path)]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        commands = [[str(tools / "cuobjdump"), "--dump-resource-usage"], [str(tools / "nvdisasm")]]
+        usage, code = (
+            subprocess.run([*command, str(path)], capture_output=True, text=True, check=True).stdout
+            for command in commands
+        )
     stack = re.search(r"STACK:(\d+)", usage)
     assert stack is not None, usage
-    return int(stack[1])
+    return int(stack[1]), len(re.findall(r"\bLDG[.\w]*\.[US]16\b", code))

@@ -27,9 +27,7 @@ __all__ = ["dot", "jit", "load_tile", "own_place", "products", "store_tile", "tl
 
 def jit(function: Any) -> Any:
     """A program, or a part of one; where there is no Triton, the function as it is."""
-    # Sizes are not compiled in: a map of another size runs the same program.
-    sizes = [name for name in ("queries", "keys") if name in function.__annotations__]
-    return function if triton is None else triton.jit(function, do_not_specialize=sizes)
+    return function if triton is None else triton.jit(function)
 
 
 @jit

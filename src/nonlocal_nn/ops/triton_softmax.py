@@ -33,6 +33,7 @@ from torch import Tensor
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.ops.checks import check_embeddings
+from nonlocal_nn.ops.triton_lifts import gradient_lift, probability_lift
 from nonlocal_nn.ops.triton_tiles import Precision, Tiles, blocks, default_tiles, groups_of_columns
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -95,6 +96,7 @@ def forward(
     )
     if batch == 0 or queries == 0:
         return y, row_max, row_sum
+    theta, phi, g = (_readable(x) for x in (theta, phi, g))
     mode, compiled_mode = _modes(precision, theta)
     cut = tiles or default_tiles(theta.dtype, channels, mode)
     width, groups = groups_of_columns(channels, cut.width)
@@ -116,7 +118,7 @@ def forward(
             KEYS=cut.others,
             DEPTH=cut.depth,
             WIDTH=width,
-            LIFT=_probability_lift(theta.dtype),
+            LIFT=probability_lift(theta.dtype),
             PRECISION=compiled_mode,
             num_warps=cut.warps,
             num_stages=cut.stages,
@@ -156,9 +158,10 @@ def backward(
     if batch == 0 or queries == 0:  # no query: nothing depends on the keys
         return dtheta, None if dphi is None else dphi.zero_(), None if dg is None else dg.zero_()
     mode, compiled_mode = _modes(precision, theta)
+    theta, phi, g, dy, y = (_readable(x) for x in (theta, phi, g, dy, y))
     row_max, row_sum = row_max.contiguous(), row_sum.contiguous()
     delta = torch.empty_like(row_max)
-    common = (*_with_strides(theta, phi, g, dy), row_max, row_sum, delta, _gradient_lift(dy, g))
+    common = (*_with_strides(theta, phi, g, dy), row_max, row_sum, delta, gradient_lift(dy, g))
     sizes = {"D": d, "CHANNELS": channels, "PRECISION": compiled_mode}
 
     from nonlocal_nn.ops import triton_backward
@@ -201,9 +204,8 @@ def backward(
         groups = max(phi_groups, g_groups)
         triton_backward.key_gradients[(blocks(keys, cut.rows) * groups * batch,)](
             *common,
-            *_with_strides(
-                phi if dphi is None else dphi, g if dg is None else dg
-            ),  # not written without width
+            # Of width 0 nothing is written.
+            *_with_strides(phi if dphi is None else dphi, g if dg is None else dg),
             queries,
             keys,
             float(scale),
@@ -214,7 +216,7 @@ def backward(
             DEPTH=cut.depth,
             PHI_WIDTH=phi_width,
             G_WIDTH=g_width,
-            LIFT=_probability_lift(theta.dtype),
+            LIFT=probability_lift(theta.dtype),
             num_warps=cut.warps,
             num_stages=cut.stages,
         )
@@ -267,6 +269,16 @@ def _device_of(tensor: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
+def _readable(x: Tensor) -> Tensor:
+    """The tensor itself where a program can load 16 bytes at a time from it, else a copy, row by row.
+
+    Channels first in memory is fine where the number of positions is a multiple of 16, as in most maps. In
+    others no two rows of a tile would be aligned alike, and each number would have to be loaded alone.
+    """
+    channels_first = x.stride(1) == 1 and x.stride(2) % 16 == 0 and x.shape[1] % 16 == 0
+    return x if x.stride(2) == 1 or channels_first else x.contiguous()
+
+
 def _with_strides(*tensors: Tensor) -> tuple[Any, ...]:
     return tuple(part for tensor in tensors for part in (tensor, tensor.stride()))
 
@@ -277,17 +289,3 @@ def _empty_like(g: Tensor, queries: int) -> Tensor:
     if g.stride(1) == 1 and g.stride(2) != 1:
         return g.new_empty(batch, channels, queries).transpose(1, 2)
     return g.new_empty(batch, queries, channels)
-
-
-def _probability_lift(dtype: torch.dtype) -> float:
-    """float16 is normal from 6e-5 on; among many keys probabilities are smaller. 2^15 times 1 still fits."""
-    return 32768.0 if dtype == torch.float16 else 1.0
-
-
-def _gradient_lift(dy: Tensor, g: Tensor) -> Tensor:
-    """The power of two that takes |dl_ij| <= 2 max |dy_i| max |g_j| to 2^15 at most, for float16; else 1."""
-    if g.dtype != torch.float16:
-        return torch.ones((), dtype=torch.float32, device=g.device)
-    longest = [torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).amax() for x in (dy, g)]
-    exponent = (14 - torch.log2(longest[0] * longest[1])).floor()
-    return torch.exp2(exponent.clamp(-60, 60))  # a bound of 0 gives an infinite exponent
