@@ -95,6 +95,16 @@ def test_the_tiles_of_the_table_agree_with_float64(run, d, channels, precision):
     assert max(errors(ours, exact(*arguments, d**-0.5))) <= 1e-6
 
 
+def test_float32_stays_close_to_float64_over_many_keys(run, device):
+    arguments = operands(1, 3136, 3136, 64, 32)
+    tiles = Tiles(512, 512, 64, 64) if device == "interpreter" else None  # few and large: it is slow
+    ours = errors(
+        kernel(run, *arguments, 64**-0.5, precision="ieee", tiles=tiles), exact(*arguments, 64**-0.5)
+    )
+    assert ours[0] <= 2e-6
+    assert max(ours[1:]) <= 2e-5
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("d", "channels"), [(48, 40), (512, 520)])
 def test_half_precision_is_never_further_from_float64_than_the_plain_form(run, device, dtype, d, channels):
@@ -165,7 +175,7 @@ def test_float16_does_not_overflow_between_input_and_result(run):
 
 @pytest.mark.parametrize(("queries", "keys"), [(48, 32), (37, 29)])
 def test_channels_first_inputs_give_channels_first_results(run, queries, keys):
-    theta, phi, g, dy = operands(2, queries, keys, 19, 21)
+    theta, phi, g, dy = operands(1, queries, keys, 19, 21)
     first = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (theta, phi, g, dy)]
     ours, same = kernel(run, *first, tiles=SMALL), kernel(run, theta, phi, g, dy, tiles=SMALL)
     for mine, theirs in zip(ours, same, strict=True):
@@ -290,7 +300,6 @@ def test_rows_are_read_sixteen_bytes_at_a_time(compiled, channels_first):
         (torch.bfloat16, "ieee", 512, 512),
         (torch.float16, "ieee", 256, 256),
         (torch.float32, "tf32", 1024, 512),
-        (torch.float32, "tf32x3", 64, 64),
     ],
 )
 def test_programs_fit_gpus(compiled, capability, dtype, precision, d, channels):

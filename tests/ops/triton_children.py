@@ -26,6 +26,7 @@ def child(interpret: bool) -> ProcessPoolExecutor:
 
 def _prepare(interpret: bool) -> None:
     os.environ["TRITON_INTERPRET"] = "1" if interpret else "0"
+    os.environ["TRITON_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / "nonlocal_nn-tests-triton")
     warnings.simplefilter("ignore")  # numpy's, about rows that are computed and not stored
     torch.set_num_threads(1)
 

@@ -67,6 +67,7 @@ def _triton_is_installed() -> bool:
     return find_spec("triton") is not None
 
 
+@torch.no_grad()
 def forward(
     theta: Float[Tensor, "batch query d"],
     phi: Float[Tensor, "batch key d"],
@@ -126,6 +127,7 @@ def forward(
     return y, row_max, row_sum
 
 
+@torch.no_grad()
 def backward(
     dy: Float[Tensor, "batch query channel"],
     theta: Float[Tensor, "batch query d"],
