@@ -32,7 +32,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from nonlocal_nn._files import write_whole
 from nonlocal_nn.ops import triton_softmax
-from nonlocal_nn.ops.softmax_rows import SoftmaxAverage
+from nonlocal_nn.ops.softmax import SoftmaxAverage
 from nonlocal_nn.ops.triton_tiles import Tiles
 
 Average = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -86,7 +86,7 @@ def plain(theta: Tensor, phi: Tensor, g: Tensor, scale: float) -> Tensor:
 
 def rows(theta: Tensor, phi: Tensor, g: Tensor, scale: float) -> Tensor:
     work = torch.float32
-    y: Tensor = SoftmaxAverage.apply(theta.to(work), phi.to(work), g.to(work), scale, False)
+    y: Tensor = SoftmaxAverage.apply(theta.to(work), phi.to(work), g.to(work), scale, "linear", None)[0]
     return y.to(g.dtype)
 
 

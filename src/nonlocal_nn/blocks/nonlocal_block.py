@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nonlocal_nn._typing import Float, Int
 from nonlocal_nn.blocks.grid import SPANS, Grouping, Span, flat_positions
@@ -286,13 +287,12 @@ class NonLocalBlock(nn.Module):
             return self
         if self.training:
             raise ValueError(
-                "a block in training mode normalises by its batch; call eval() before fold_norm()"
+                "a block in training mode normalises by its own batch; call eval() before fold_norm()"
             )
-        if not isinstance(norm.running_mean, Tensor) or not isinstance(norm.running_var, Tensor):
-            raise ValueError(
-                "the norm keeps no running statistics (track_running_stats=False): nothing to fold"
-            )
-        factor = norm.running_var.add(norm.eps).rsqrt()
+        assert isinstance(norm, _BatchNorm | FrozenBatchNorm)
+        if norm.running_mean is None or norm.running_var is None:
+            raise ValueError("the norm keeps no running statistics (track_running_stats=False): none to fold")
+        factor = (norm.running_var + norm.eps).rsqrt()
         if norm.weight is not None:
             factor = factor * norm.weight
         bias = self.W_z.bias if self.W_z.bias is not None else torch.zeros_like(factor)
