@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
 from nonlocal_nn.explain.affinity import BlockAffinity, Capture
@@ -31,15 +32,16 @@ from nonlocal_nn.explain.queries import Query, QueryLike, find_queries
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 Show = Literal["arrows", "heat", "both"]
 SUFFIXES = (".png", ".svg", ".pdf")
 ARROWS = 20  # as in the paper's Fig. 3
-FRAMES = 6
+FRAMES, FEW_FRAMES = 6, 8  # shown of a clip; all of one that has no more than a few
 
 # Okabe and Ito's colours, told apart by every kind of colour vision.
-POSITIVE, NEGATIVE, QUERY = "#E69F00", "#56B4E9", "#FFFFFF"
-_INK, _QUIET = "#1a1a1a", "#5c5c5c"
+POSITIVE, NEGATIVE, CENTRE = "#E69F00", "#56B4E9", "#D55E00"
+_INK, QUIET = "#1a1a1a", "#5c5c5c"
 # Inches.
 _MARGIN, _GAP, _HEAD, _CAPTION, _ROW_TITLE, _FOOT, _BAR = 0.2, 0.07, 0.62, 0.22, 0.26, 0.42, 0.75
 _WIDTH = 13.0
@@ -61,7 +63,8 @@ def draw(
         block: its name; None: the last one; "all": one row for each.
         query: (frame, row, column) in frames and pixels of the clip, "centre", "strongest" (the position that
             the block changes most) or "grid" ("grid:2x3").
-        frames: how many, spread evenly, or which ones (numbers in the clip, from 0); None: up to six.
+        frames: how many, spread evenly, or which ones (numbers in the clip, from 0); None: six, or all where
+            there are no more than eight.
         arrows: how many of the largest weights are drawn.
         show: "arrows", "heat" (all weights, as colours over the frames) or "both".
 
@@ -109,7 +112,9 @@ def chosen_frames(captured: Capture, frames: int | Sequence[int] | None, query_f
     """
     count = len(captured.frames)
     if isinstance(frames, int) or frames is None:
-        wanted = min(FRAMES, count) if frames is None else frames
+        wanted = frames
+        if wanted is None:
+            wanted = count if count <= FEW_FRAMES else FRAMES
         if not 1 <= wanted <= count:
             raise ValueError(f"frames = {wanted}: the clip has {count}, from 1 to all of them can be shown")
         numbers = np.unique(np.round(np.linspace(0, count - 1, wanted)).astype(int)) if wanted > 1 else [0]
@@ -168,7 +173,7 @@ class _Sheet:
 
         room = page - 2 * _MARGIN
         text(_MARGIN, 0.12, short(title_line(self.captured), room, 12), fontsize=12, weight="bold")
-        text(_MARGIN, 0.37, short(self._what(), room, 9), fontsize=9, color=_QUIET)
+        text(_MARGIN, 0.37, short(self._what(), room, 9), fontsize=9, color=QUIET)
         left = (page - bar - (count * panel + (count - 1) * _GAP)) / 2
         for number, (block, query) in enumerate(self.rows):
             top = _HEAD + number * (band + 0.1)
@@ -183,13 +188,13 @@ class _Sheet:
             if colours is not None:
                 edge = (left + span + 0.1) / page
                 self._colour_bar(figure.add_axes((edge, place[1], 0.09 / page, place[3])), colours, block)
-            _Arrows(axes, self.frames, width * (1 + _GAP / panel), stretch).draw(
+            Arrows(axes, self.frames, width * (1 + _GAP / panel)).draw(
                 query, links if self.show != "heat" else []
             )
             for at, frame in enumerate(self.frames):
                 x = left + at * (panel + _GAP) + panel / 2
                 words = self._frame_text(frame, panel)
-                text(x, top + _ROW_TITLE + tall + 0.05, words, fontsize=8, color=_QUIET, ha="center")
+                text(x, top + _ROW_TITLE + tall + 0.05, words, fontsize=8, color=QUIET, ha="center")
         self._foot(figure, page, total, room)
         return figure
 
@@ -213,7 +218,7 @@ class _Sheet:
         return f"{frame}: {seconds[frame]:.2f} s" if panel < 1.1 else f"frame {frame}, {seconds[frame]:.2f} s"
 
     def _panels(
-        self, axes: Axes, row: np.ndarray[Any, Any], block: BlockAffinity, gap: float, stretch: float
+        self, axes: Axes, row: NDArray[np.float32], block: BlockAffinity, gap: float, stretch: float
     ) -> Any:
         """The frames beside each other in one coordinate system, with heat over them if it is shown."""
         height, width = self.captured.frames.shape[1:3]
@@ -226,17 +231,7 @@ class _Sheet:
             extent = (x - 0.5, x + width - 0.5, height - 0.5, -0.5)
             axes.imshow(self.captured.frames[frame], extent=extent, zorder=0)
             if self.show != "arrows":
-                grey = self.captured.frames[frame].mean(axis=2)
-                axes.imshow(grey, cmap="gray", vmin=-40, vmax=320, extent=extent, zorder=1)
-                shown = axes.imshow(
-                    maps[at],
-                    cmap=_colours(signed),
-                    vmin=-most if signed else 0,
-                    vmax=most,
-                    extent=extent,
-                    alpha=0.9 * np.sqrt(np.abs(maps[at]) / most),
-                    zorder=2,
-                )
+                shown = overlay(axes, self.captured.frames[frame], maps[at], most, signed, extent)
         axes.set_xlim(-0.5, (len(self.frames) - 1) * (width + gap) + width - 0.5)
         axes.set_ylim(height - 0.5, -0.5)
         axes.set_aspect(stretch, adjustable="box")
@@ -253,7 +248,7 @@ class _Sheet:
         low, high = colours.get_clim()
         marks = [low, 0.0, high] if low < 0 else [low, high / 2, high]
         bar.set_ticks(marks, labels=[weight_text(mark, block) for mark in marks])
-        place.tick_params(labelsize=7.5, length=2, colors=_QUIET)
+        place.tick_params(labelsize=7.5, length=2, colors=QUIET)
         bar.outline.set_visible(False)
 
     def _foot(self, figure: Figure, page: float, total: float, room: float) -> None:
@@ -274,10 +269,11 @@ class _Sheet:
                     color=POSITIVE if weight > 0 else NEGATIVE,
                     linewidth=width,
                     path_effects=_halo(width),
+                    solid_capstyle="butt",
                 )
                 figure.add_artist(line)
                 label = weight_text(weight, block)
-                figure.text((x + 0.4) / page, y / total, label, fontsize=8, color=_QUIET, va="center")
+                figure.text((x + 0.4) / page, y / total, label, fontsize=8, color=QUIET, va="center")
                 x += 0.4 + 0.075 * len(label) + 0.22
         note = weight_note(block, row, links, len(self.rows), self.show)
         if self.show != "heat" and _moved(links, self.frames):
@@ -285,30 +281,34 @@ class _Sheet:
         lines = _wrapped(note, room - (x - _MARGIN), 8)[:2]
         for number, line_text in enumerate(lines):
             at = (y + 0.075 * (len(lines) - 1) - 0.15 * number) / total
-            figure.text(x / page, at, line_text, fontsize=8, color=_QUIET, va="center")
+            figure.text(x / page, at, line_text, fontsize=8, color=QUIET, va="center")
 
 
 @dataclass(frozen=True)
-class _Arrows:
-    """Arrows in the coordinates of a row of frames: `pitch` pixels from one frame to the next."""
+class Arrows:
+    """Arrows in the coordinates of a row of frames: `pitch` pixels from one frame to the next.
+
+    The weight `most` gets the thickest arrow; None: the largest of those drawn.
+    """
 
     axes: Axes
     frames: Sequence[int]
     pitch: float
-    stretch: float
+    most: float | None = None
 
-    def place(self, frame: float, row: float, column: float) -> tuple[float, float]:
+    def _place(self, frame: float, row: float, column: float) -> tuple[float, float]:
         return _nearest(frame, self.frames) * self.pitch + column, row
 
     def draw(self, query: Query, links: Sequence[Link]) -> None:
+        """The query's mark and an arrow to each link, the largest on top."""
         from matplotlib.patches import FancyArrowPatch
 
-        start = self.place(query.frame, query.row, query.column)
+        start = self._place(query.frame, query.row, query.column)
         flat = self.axes.get_ylim()[0] < 1  # a sequence: arrows along the line would hide each other
-        for link in reversed(links):  # the largest on top
-            end = self.place(link.frame, link.row, link.column)
+        for link in reversed(links):
+            end = self._place(link.frame, link.row, link.column)
             colour = POSITIVE if link.weight > 0 else NEGATIVE
-            width = _line_width(link.weight, links[0].weight)
+            width = _line_width(link.weight, self.most or links[0].weight)
             if np.hypot(end[0] - start[0], end[1] - start[1]) < 0.02 * self.pitch:
                 self.axes.plot(
                     *end,
@@ -338,8 +338,29 @@ class _Arrows:
                 clip_on=False,
             )
             self.axes.add_patch(arrow)
-        self.axes.plot(*start, "o", ms=7.5, mfc="#D55E00", mec="black", mew=2.6, zorder=6, clip_on=False)
-        self.axes.plot(*start, "o", ms=7.5, mfc="#D55E00", mec=QUERY, mew=1.3, zorder=7, clip_on=False)
+        self.axes.plot(*start, "o", ms=7.5, mfc=CENTRE, mec="black", mew=2.6, zorder=6, clip_on=False)
+        self.axes.plot(*start, "o", ms=7.5, mfc=CENTRE, mec="white", mew=1.3, zorder=7, clip_on=False)
+
+
+def overlay(
+    axes: Axes,
+    picture: NDArray[np.uint8],
+    weights: NDArray[np.float64],
+    most: float,
+    signed: bool,
+    extent: tuple[float, float, float, float],
+) -> AxesImage:
+    """Weights (height, width) as colours over a picture, the stronger the larger; `most` is the strongest."""
+    axes.imshow(picture.mean(axis=2), cmap="gray", vmin=-40, vmax=320, extent=extent, zorder=1)
+    return axes.imshow(
+        weights,
+        cmap=_colours(signed),
+        vmin=-most if signed else 0,
+        vmax=most,
+        extent=extent,
+        alpha=0.9 * np.sqrt(np.minimum(np.abs(weights) / most, 1)),
+        zorder=2,
+    )
 
 
 def _colours(signed: bool) -> Any:
