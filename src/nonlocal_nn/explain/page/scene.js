@@ -35,6 +35,7 @@ class Tile {
   constructor(element, clip) {
     this.element = element;
     this.clip = clip;
+    this.frame = 0;
     this.image = htmlElement("img");
     this.image.alt = "";
     this.image.draggable = false;
@@ -72,12 +73,12 @@ class Tile {
     });
   }
 
-  /** Where a pixel of the clip lies, in pixels of the drawing that holds this tile. */
-  place([, row, column]) {
-    const { offsetLeft, offsetTop, offsetWidth, offsetHeight } = this.element;
+  /** Where a pixel of the clip lies, in pixels of `drawing`, an element that this tile is or lies in. */
+  place([, row, column], drawing) {
+    const box = this.element.getBoundingClientRect(), whole = drawing.getBoundingClientRect();
     return [
-      offsetLeft + ((column + 0.5) / this.clip.width) * offsetWidth,
-      offsetTop + ((row + 0.5) / this.clip.height) * offsetHeight,
+      box.left - whole.left + ((column + 0.5) / this.clip.width) * box.width,
+      box.top - whole.top + ((row + 0.5) / this.clip.height) * box.height,
     ];
   }
 
@@ -116,7 +117,7 @@ function arrow(from, to, part, scale) {
   const thickness = (0.7 + 3.8 * size) * scale;
   const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
   const length = Math.hypot(dx, dy);
-  const head = (4.5 + 5.500 * size) * scale;
+  const head = (4.5 + 5.5 * size) * scale;
   if (length < head + 2) { // a place that looks at itself, or right beside: a ring
     const ring = { cx: to[0], cy: to[1], r: 5 * scale + thickness, "stroke-width": thickness };
     group.append(svgElement("circle", { class: "case", ...ring, "stroke-width": thickness + 1.5 }));
