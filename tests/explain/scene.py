@@ -79,11 +79,15 @@ def film(frames: int = 8, side: int = 224) -> NDArray[np.uint8]:
             shade = (1.1 - 0.35 * (rows - line))[..., None]
             picture[inside] = (np.array(colour) * shade)[inside]
         centre = (0.68 - 1.9 * time * (1 - time), 0.1 + 0.78 * time)
-        picture *= 1 - 0.35 * np.exp(-(((rows - 0.9) / 0.018) ** 2 + ((columns - centre[1]) / 0.06) ** 2))[..., None]
+        picture *= (
+            1 - 0.35 * np.exp(-(((rows - 0.9) / 0.018) ** 2 + ((columns - centre[1]) / 0.06) ** 2))[..., None]
+        )
         away = np.hypot(rows - centre[0], columns - centre[1]) / 0.075
         light = 1.15 - 0.6 * np.hypot(rows - centre[0] + 0.025, columns - centre[1] + 0.025) / 0.075
         cover = np.clip((1 - away) * 12, 0, 1)[..., None]
-        ball = np.array([214, 58, 44]) * light[..., None] + 40 * np.exp(-((light - 1.15) ** 2) * 60)[..., None]
+        ball = (
+            np.array([214, 58, 44]) * light[..., None] + 40 * np.exp(-((light - 1.15) ** 2) * 60)[..., None]
+        )
         picture = picture * (1 - cover) + ball * cover
         pictures.append(picture.clip(0, 255).astype(np.uint8))
     return np.stack(pictures)
@@ -103,7 +107,9 @@ def features(pictures: NDArray[np.uint8], grid: GridGeometry, detail: float) -> 
             near.append(pictures[frame, y, x] / 255)
     colour = np.mean(near, axis=0)
     place = np.stack([centres[:, 0] / max(1, count), centres[:, 1] / height, centres[:, 2] / width], axis=1)
-    made = np.concatenate([(colour - 0.5) * 2.2, (place - 0.5) * np.array([0.35, 0.55, 0.35])], axis=1) * detail
+    made = (
+        np.concatenate([(colour - 0.5) * 2.2, (place - 0.5) * np.array([0.35, 0.55, 0.35])], axis=1) * detail
+    )
     return np.asarray(made)
 
 
@@ -111,11 +117,15 @@ def grids(frames: int, side: int, step: int, time_step: int = 1) -> tuple[GridGe
     """A map of one position for each `step` pixels and `time_step` frames, and its keys, 2x2 pooled in space."""
     size = side // step
     first = ((time_step - 1) / 2, (step - 1) / 2, (step - 1) / 2)
-    queries = GridGeometry((frames // time_step, size, size), first, (time_step, step, step), (9.0, 99.0, 99.0))
+    queries = GridGeometry(
+        (frames // time_step, size, size), first, (time_step, step, step), (9.0, 99.0, 99.0)
+    )
     return queries, queries.pooled((frames // time_step, size // 2, size // 2))
 
 
-def nearness(pictures: NDArray[np.uint8], queries: GridGeometry, keys: GridGeometry, detail: float) -> tuple[Floats, Floats]:
+def nearness(
+    pictures: NDArray[np.uint8], queries: GridGeometry, keys: GridGeometry, detail: float
+) -> tuple[Floats, Floats]:
     """theta and phi whose product is minus half the squared distance of the features, but for a constant of the row."""
     theta, phi = (features(pictures, grid, detail) for grid in (queries, keys))
     ones, squares = np.ones((len(theta), 1)), (phi**2).sum(axis=1, keepdims=True)
@@ -127,10 +137,10 @@ def capture_of_film(frames: int = 8, side: int = 224, title: str = "thrown_ball.
     pictures = film(frames, side)
     blocks = {}
     for name, step, detail, pairwise in (
-        ("res3.nonlocal1", 8, 7.0, "embedded_gaussian"),
-        ("res3.nonlocal3", 8, 11.0, "embedded_gaussian"),
-        ("res4.nonlocal1", 16, 6.0, "embedded_gaussian"),
-        ("res4.nonlocal3", 16, 9.0, "concatenation"),
+        ("res3.nonlocal1", 8, 2.6, "embedded_gaussian"),
+        ("res3.nonlocal3", 8, 5.0, "embedded_gaussian"),
+        ("res4.nonlocal1", 16, 3.5, "embedded_gaussian"),
+        ("res4.nonlocal3", 16, 5.0, "concatenation"),
         ("res4.nonlocal5", 16, 3.0, "dot_product"),
     ):
         queries, keys = grids(frames, side, step)
@@ -138,6 +148,12 @@ def capture_of_film(frames: int = 8, side: int = 224, title: str = "thrown_ball.
         if pairwise != "embedded_gaussian":
             theta, phi = (features(pictures, grid, detail) for grid in (queries, keys))
         blocks[name] = FakeBlock(name, queries, keys, theta, phi, pairwise)
-    classes = (("throwing", 0.871), ("juggling balls", 0.064), ("catching", 0.03), ("bowling", 0.012), ("golf", 0.004))
+    classes = (
+        ("throwing", 0.871),
+        ("juggling balls", 0.064),
+        ("catching", 0.03),
+        ("bowling", 0.012),
+        ("golf", 0.004),
+    )
     seconds = tuple(round(0.27 * n, 2) for n in range(frames))
     return FakeCapture(pictures, blocks, classes, seconds, title)

@@ -30,7 +30,14 @@ from nonlocal_nn.explain.explorer_pack import PackedBlock, pack_blocks
 if TYPE_CHECKING:
     from nonlocal_nn.explain.affinity import Capture
 
-_SCRIPTS = ("data.js", "scene.js", "panels.js", "main.js", "picture.js", "hands.js")  # parts of one, in this order
+_SCRIPTS = (
+    "data.js",
+    "scene.js",
+    "panels.js",
+    "main.js",
+    "picture.js",
+    "hands.js",
+)  # parts of one, in this order
 _LOSSLESS_PIXELS = 400_000  # a clip of so few pixels in all is kept as PNG
 # From the best to the smallest: the longer side in pixels, and JPEG's quality.
 _PICTURES = ((512, 88), (320, 82), (224, 75), (160, 60), (96, 50))
@@ -67,7 +74,9 @@ def write_explorer(
         raise ValueError("there is no block to show: the capture holds none")
     frames = captured.frames
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
-        raise ValueError(f"frames must be uint8 (frames, height, width, 3), got {frames.dtype} {frames.shape}")
+        raise ValueError(
+            f"frames must be uint8 (frames, height, width, 3), got {frames.dtype} {frames.shape}"
+        )
     if max_bytes < 1:
         raise ValueError(f"max_bytes={max_bytes}: a page has at least one byte")
     pictures = encode_frames(frames, max_bytes // 3)
@@ -79,7 +88,9 @@ def write_explorer(
             "count": frames.shape[0],
             "height": frames.shape[1],
             "width": frames.shape[2],
-            "seconds": None if captured.frame_seconds is None else [round(s, 4) for s in captured.frame_seconds],
+            "seconds": None
+            if captured.frame_seconds is None
+            else [round(s, 4) for s in captured.frame_seconds],
         },
         "pictures": pictures,
         "classes": [[name, round(float(score), 6)] for name, score in captured.classes],
@@ -87,7 +98,9 @@ def write_explorer(
     # The page without weights, and a few kilobytes for what it says about each block (a letter may take six bytes).
     fixed = len(_page(about, [])) + sum(4000 + 6 * len(name) for name in captured.blocks)
     if fixed >= max_bytes:
-        raise ValueError(f"max_bytes={max_bytes}: the page takes {fixed} bytes before the first weight; allow more")
+        raise ValueError(
+            f"max_bytes={max_bytes}: the page takes {fixed} bytes before the first weight; allow more"
+        )
     with _progress() as (done, planned):
         packed = pack_blocks(captured.blocks, frames.shape[1:3], max_bytes - fixed, done, planned)
     page = _page(about, packed)
@@ -157,7 +170,9 @@ def _page(about: dict[str, Any], packed: list[PackedBlock]) -> bytes:
         "SCRIPT": script,
     }
     pieces = _read(parts / "page.html").split("@@")  # text, NAME, text, NAME, ..., text
-    return "".join(fill[piece] if n % 2 else piece for n, piece in enumerate(pieces)).encode("utf-8", "replace")
+    return "".join(fill[piece] if n % 2 else piece for n, piece in enumerate(pieces)).encode(
+        "utf-8", "replace"
+    )
 
 
 def _read(part: Any) -> str:

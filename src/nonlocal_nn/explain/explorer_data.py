@@ -2,12 +2,13 @@
 
 >>> rows = np.array([[0.0, 0.1, 0.4, 0.5]], dtype=np.float32)
 >>> plan = Plan(levels=255)
->>> codes, scale = quantise(rows, plan)
->>> bool(np.abs(restore(codes, scale, plan) - rows).max() <= plan.error * 0.5)
+>>> scale, codes = quantise(rows, plan)
+>>> bool(np.abs(restore(scale, codes, plan) - rows).max() <= plan.error * 0.5)
 True
 
 A weight is stored as the square root of its place between the smallest and the largest weight of its row, on a scale
-of `levels` steps: large and small weights both keep a few digits, so that arrows, heat and sums come out right.
+of `levels` steps: large and small weights both keep a few digits, so that heat and sums come out right. The leaders of
+a row, which the arrows go to, are stored once more on a scale of their own: which they are is exact.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Plan:
     """How the rows of one block are stored.
 
     levels: steps of the scale from a row's smallest to its largest weight, at most 255.
+    leaders: how many of a row's largest weights are stored once more, on a scale of their own.
     top: how many weights of each row are stored one by one; None: all of them.
     cells: with `top`, the others are summed over so many cells along the height and the width of a frame.
     stride: every so-many-th query position along the height and the width.
@@ -40,6 +42,7 @@ class Plan:
     """
 
     levels: int
+    leaders: int = 20
     top: int | None = None
     cells: int = 4
     stride: int = 1
@@ -60,10 +63,10 @@ class Plan:
         return 1 / self.steps
 
 
-def quantise(rows: Floats, plan: Plan) -> tuple[Codes, Floats]:
-    """Codes (rows, weights), and for each row the two numbers that undo them: its zero and its range.
+def quantise(rows: Floats, plan: Plan) -> tuple[Floats, Codes]:
+    """For each row the two numbers of its scale, its zero and its range; and the codes (rows, weights).
 
-    >>> quantise(np.array([[-1.0, 0.0, 0.25]], dtype=np.float32), Plan(levels=255, signed=True))[0].tolist()
+    >>> quantise(np.array([[-1.0, 0.0, 0.25]], dtype=np.float32), Plan(levels=255, signed=True))[1].tolist()
     [[0, 127, 190]]
     """
     if plan.signed:
@@ -75,10 +78,10 @@ def quantise(rows: Floats, plan: Plan) -> tuple[Codes, Floats]:
     place = (rows - zero) / np.where(span > 0, span, 1)
     root = np.copysign(np.sqrt(np.abs(place)), place)
     codes = np.rint(root * plan.steps) + (plan.steps if plan.signed else 0)
-    return codes.astype(np.uint8), np.concatenate([zero, span], axis=1).astype(np.float32)
+    return np.concatenate([zero, span], axis=1).astype(np.float32), codes.astype(np.uint8)
 
 
-def restore(codes: Codes, scale: Floats, plan: Plan) -> Floats:
+def restore(scale: Floats, codes: Codes, plan: Plan) -> Floats:
     """The weights as the page shows them."""
     root = codes.astype(np.float32) / plan.steps - (1 if plan.signed else 0)
     return scale[:, :1] + scale[:, 1:] * root * np.abs(root)
@@ -87,32 +90,41 @@ def restore(codes: Codes, scale: Floats, plan: Plan) -> Floats:
 def encode(rows: Floats, key_shape: tuple[int, int, int], plan: Plan) -> Arrays:
     """The arrays that hold some rows under a plan, one row of each array for each of them.
 
-    All weights: `codes` and `scale`. With `top`: the same for the largest weights in the order of their
-    positions; the steps from one position to the next, as `gap_low` + 256 `gap_high`; and `rest_codes` and
-    `rest_scale`, the sums of the other weights over the cells of each frame.
+    All weights: `scale` and `codes`. With `top`: those of the largest weights in the order of their positions;
+    the steps from one position to the next, as `gap_low` + 256 `gap_high`; and `rest_scale` and `rest_codes`,
+    the sums of the other weights over the cells of each frame. The leaders: the same four with `lead_` in front.
     """
+    arrays: Arrays = {}
+    if plan.leaders:
+        arrays, _ = _largest(rows, plan.leaders, plan, "lead_")
     if plan.top is None:
-        codes, scale = quantise(rows, plan)
-        return {"scale": scale, "codes": codes}
-    size = np.abs(rows) if plan.signed else rows
-    top = np.sort(np.argpartition(size, -plan.top, axis=1)[:, -plan.top :], axis=1)
-    codes, scale = quantise(np.take_along_axis(rows, top, axis=1), plan)
-    gaps = np.diff(top, axis=1, prepend=0)
+        arrays["scale"], arrays["codes"] = quantise(rows, plan)
+        return arrays
+    largest, positions = _largest(rows, plan.top, plan, "")
     rest = rows.copy()
-    np.put_along_axis(rest, top, 0, axis=1)
+    np.put_along_axis(rest, positions, 0, axis=1)
     frames, height, width = key_shape
     cells = rest.reshape(len(rows), frames, height, width)
     cells = np.add.reduceat(cells, cell_starts(height, plan.cells), axis=2)
     cells = np.add.reduceat(cells, cell_starts(width, plan.cells), axis=3)
-    rest_codes, rest_scale = quantise(cells.reshape(len(rows), -1), plan)
-    return {
+    arrays["rest_scale"], arrays["rest_codes"] = quantise(cells.reshape(len(rows), -1), plan)
+    return arrays | largest
+
+
+def _largest(rows: Floats, count: int, plan: Plan, prefix: str) -> tuple[Arrays, Integers]:
+    """The arrays of the `count` largest weights (by size) of each row, and their positions in order."""
+    count = min(count, rows.shape[1])
+    size = np.abs(rows) if plan.signed else rows
+    positions = np.sort(np.argpartition(size, -count, axis=1)[:, -count:], axis=1)
+    scale, codes = quantise(np.take_along_axis(rows, positions, axis=1), plan)
+    gaps = np.diff(positions, axis=1, prepend=0)
+    named = {
         "scale": scale,
         "codes": codes,
         "gap_low": (gaps % 256).astype(np.uint8),
         "gap_high": (gaps // 256).astype(np.uint16),
-        "rest_scale": rest_scale,
-        "rest_codes": rest_codes,
     }
+    return {prefix + name: array for name, array in named.items()}, positions
 
 
 def cell_starts(size: int, cells: int) -> Integers:
@@ -137,7 +149,12 @@ def space_bin_pixels(height: int, width: int) -> float:
 
 
 def shares(
-    rows: Floats, key_shape: tuple[int, int, int], places: Floats, key_places: Floats, bin_pixels: float, bins: int
+    rows: Floats,
+    key_shape: tuple[int, int, int],
+    places: Floats,
+    key_places: Floats,
+    bin_pixels: float,
+    bins: int,
 ) -> Arrays:
     """What part of a row's weight (by size) lies in each frame of the keys, and at each distance in space.
 

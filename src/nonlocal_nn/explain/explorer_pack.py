@@ -36,10 +36,10 @@ LADDER = (
     Plan(255, top=256),
     Plan(255, top=128),
     Plan(255, top=64),
-    Plan(127, top=32, cells=2),
-    Plan(127, top=32, cells=2, stride=2),
-    Plan(127, top=16, cells=2, stride=4),
-    Plan(63, top=8, cells=1, stride=8),
+    Plan(255, leaders=0, top=32, cells=2),
+    Plan(255, leaders=0, top=32, cells=2, stride=2),
+    Plan(127, leaders=0, top=16, cells=2, stride=4),
+    Plan(63, leaders=0, top=8, cells=1, stride=8),
 )
 
 _NEVER_NEGATIVE = ("embedded_gaussian", "gaussian", "concatenation")
@@ -140,6 +140,7 @@ class _Packer:
             "keys": _grid(block.keys),
             "steps": plan.steps,
             "signed": plan.signed,
+            "leaders": plan.leaders,
             "top": plan.top,
             "cells": plan.cells,
             "binPixels": self._bins()[0],
@@ -205,17 +206,20 @@ def stored_text(plan: Plan, keys: GridGeometry) -> str:
 
     >>> from nonlocal_nn.explain.geometry import GridGeometry
     >>> stored_text(Plan(255), GridGeometry((1, 4, 4), (0, 0, 0), (1, 8, 8), (1, 8, 8)))
-    "Every weight is stored, each to within 0.4 % of the range of its row's weights."
+    "Every weight is stored, each to within 0.4 % of the range of its row's weights. Which 20 of them lead is exact."
     """
     of = "the largest weight of its row" if plan.signed else "the range of its row's weights"
     exact = f"to within {100 * plan.error:.1f} % of {of}"
+    leaders = f" Which {plan.leaders} of them lead is exact." if plan.leaders else ""
     if plan.top is None:
-        return f"Every weight is stored, each {exact}."
+        return f"Every weight is stored, each {exact}.{leaders}"
     rows, columns = (min(plan.cells, size) for size in keys.shape[1:])
-    text = f"The {plan.top} largest weights of each row are stored {exact}; the others are spread evenly over "
-    text += f"{rows} × {columns} cells of each frame."
+    text = (
+        f"The {plan.top} largest weights of each row are stored {exact}; the others are spread evenly over "
+    )
+    text += f"{rows} × {columns} cells of each frame.{leaders}"
     if plan.stride > 1:
-        text += f" Of the query positions every {plan.stride}th is stored, along the height and the width."
+        text += f" Query positions are stored {plan.stride} apart along the height and the width."
     return text
 
 
@@ -231,9 +235,13 @@ def _suits(plan: Plan, block: BlockAffinity) -> bool:
 
 def _check(rows: np.ndarray[Any, Any], block: BlockAffinity, plan: Plan) -> None:
     if not np.isfinite(rows).all():
-        raise ValueError(f"block {block.name!r} has weights that are not finite numbers; there is nothing to show")
+        raise ValueError(
+            f"block {block.name!r} has weights that are not finite numbers; there is nothing to show"
+        )
     if not plan.signed and rows.min() < 0:
-        raise ValueError(f"block {block.name!r}: {block.pairwise} gives no negative weights, got {rows.min():.3g}")
+        raise ValueError(
+            f"block {block.name!r}: {block.pairwise} gives no negative weights, got {rows.min():.3g}"
+        )
 
 
 def _strongest(block: BlockAffinity, positions: Integers) -> int | None:

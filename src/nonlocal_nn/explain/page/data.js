@@ -87,17 +87,37 @@ class Block {
 
   /** The weights of all keys for one query position. */
   row(position) {
-    const values = this.values(this.slice("codes", position), this.slice("scale", position));
-    if (this.top === null) return values;
-    const row = new Float32Array(this.keys.count).fill(NaN);
-    const low = this.slice("gap_low", position), high = this.slice("gap_high", position);
-    let key = 0;
-    values.forEach((value, i) => {
-      key += low[i] + 256 * high[i];
-      row[key] = value;
-    });
-    this.spreadRest(row, this.values(this.slice("rest_codes", position), this.slice("rest_scale", position)));
+    let row;
+    if (this.top === null) {
+      row = this.values(this.slice("codes", position), this.slice("scale", position));
+    } else {
+      row = new Float32Array(this.keys.count).fill(NaN);
+      for (const [key, value] of this.some("", position)) row[key] = value;
+      this.spreadRest(row, this.values(this.slice("rest_codes", position), this.slice("rest_scale", position)));
+    }
+    if (this.leaders) this.putLeaders(row, this.some("lead_", position));
     return row;
+  }
+
+  /** [key, weight] of the weights that are stored with their positions. */
+  some(prefix, position) {
+    const low = this.slice(`${prefix}gap_low`, position), high = this.slice(`${prefix}gap_high`, position);
+    const values = this.values(this.slice(`${prefix}codes`, position), this.slice(`${prefix}scale`, position));
+    let key = 0;
+    return Array.from(values, (value, i) => [(key += low[i] + 256 * high[i]), value]);
+  }
+
+  leadersOf(position) {
+    return new Set(this.leaders ? this.some("lead_", position).map(([key]) => key) : []);
+  }
+
+  /** The finer weights of the leaders; no other weight is larger than the least of them. */
+  putLeaders(row, leaders) {
+    const least = Math.min(...leaders.map(([, value]) => Math.abs(value)));
+    row.forEach((value, key) => {
+      if (Math.abs(value) > least) row[key] = Math.sign(value) * least;
+    });
+    for (const [key, value] of leaders) row[key] = value;
   }
 
   /** Fill what is still NaN: each cell's remaining weight, spread evenly over its remaining keys. */
@@ -138,9 +158,9 @@ function cellOf(size, cells) {
   return Array.from({ length: size }, (_, place) => starts.findLastIndex((start) => start <= place));
 }
 
-/** The `count` keys of the largest weights by size, largest first; of equals the earlier position first. */
-function largest(row, count) {
+/** The `count` keys of the largest weights by size, largest first; of equals the leaders, then the earlier. */
+function largest(row, count, leaders = new Set()) {
   const keys = Array.from(row.keys());
-  keys.sort((a, b) => Math.abs(row[b]) - Math.abs(row[a]) || a - b);
+  keys.sort((a, b) => Math.abs(row[b]) - Math.abs(row[a]) || leaders.has(b) - leaders.has(a) || a - b);
   return keys.slice(0, count).filter((key) => row[key] !== 0);
 }

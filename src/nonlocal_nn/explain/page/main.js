@@ -30,7 +30,7 @@ function draw() {
 function drawNow() {
   const { block } = state;
   state.row = block.row(state.position);
-  const highest = largest(state.row, 100);
+  const highest = largest(state.row, 100, block.leadersOf(state.position));
   state.keys = highest.slice(0, state.arrows);
   const size = highest.length ? Math.abs(state.row[highest[0]]) : 0;
   for (const tile of [...state.tiles, stage]) tile.drawHeat(block, state.row, size);
@@ -252,9 +252,9 @@ function layOut() {
   const wall = at("wall"), narrow = innerWidth < 720, gap = narrow ? 4 : 8;
   const room = narrow ? Infinity : Math.max(300, innerHeight * 0.66);
   const aspect = clip.width / clip.height, count = state.tiles.length;
-  let { columns, tile } = columnsFor(count, wall.parentElement.clientWidth - 2, room, aspect, gap);
+  let { columns, tile } = columnsFor(count, wall.clientWidth, room, aspect, gap);
   if (narrow) {
-    columns = Math.min(count, count <= 4 ? 2 : count <= 12 ? 3 : 4);
+    columns = count <= 4 ? Math.min(count, 2) : count % 4 && count <= 12 ? 3 : 4;
     tile = (wall.clientWidth - gap * (columns - 1)) / columns;
   }
   wall.style.gap = `${gap}px`;

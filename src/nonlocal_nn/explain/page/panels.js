@@ -39,10 +39,11 @@ function fillWeights(body, block, row, keys) {
 
 /** Bars with labels; `marks` are a second set of values, drawn as ticks. */
 function drawBars(svg, { labels, values, marks, lit, summary }) {
-  const [width, height, bottom, top] = [360, 132, 22, 16];
+  const [width, height, bottom, top] = [360, 168, 22, 16];
   const step = width / Math.max(1, values.length);
   const most = Math.max(0.01, ...values, ...marks);
   const tall = (value) => (value / most) * (height - bottom - top);
+  const near = (mark, value) => (tall(mark) > tall(value) && tall(mark) - tall(value) < 16 ? tall(mark) : 0); // no text on a tick
   const every = Math.ceil(labels.length / Math.floor(width / 34));
   const parts = [];
   values.forEach((value, i) => {
@@ -51,7 +52,7 @@ function drawBars(svg, { labels, values, marks, lit, summary }) {
     parts.push(svgElement("rect", { class: i === lit ? "bar-lit" : "bar-plain", x, width: w, y: height - bottom - tall(value), height: tall(value), rx: Math.min(2, w / 2) }));
     parts.push(svgElement("line", { class: "mean", x1: x, x2: x + w, y1: height - bottom - tall(marks[i]), y2: height - bottom - tall(marks[i]) }));
     if (step > 30) {
-      const text = svgElement("text", { class: "value", x: x + w / 2, y: height - bottom - tall(value) - 4 });
+      const text = svgElement("text", { class: "value", x: x + w / 2, y: height - bottom - Math.max(tall(value), near(marks[i], value)) - 4 });
       text.textContent = value >= 0.005 ? `${Math.round(100 * value)}` : "";
       parts.push(text);
     }
@@ -81,7 +82,7 @@ function drawCharts(block, position) {
     summary: `Share of weight by frames from the query: ${labels.map((l, t) => `${l}: ${Math.round(100 * inFrames[t])} %`).join(", ")}`,
   });
   document.getElementById("frame-chart-text").textContent =
-    inFrames.length > 1 ? `In %, by frames from the query. ${Math.round(100 * elsewhere)} % lies outside its own frame.` : "All keys lie in one frame.";
+    inFrames.length > 1 ? `In %, by frames from the query. ${Math.round(100 * elsewhere)} % lies outside its own frame. Lines: the mean of all positions in this frame.` : "All keys lie in one frame.";
 
   const inSpace = block.shares("space_shares", position);
   const edges = inSpace.map((_, i) => numberText(i * block.binPixels));
@@ -133,5 +134,5 @@ function factsText(block, row, keys) {
   while (reached < total / 2) reached += sizes[count++];
   const times = (sizes[0] * row.length) / total;
   const many = count === 1 ? "1 place holds" : `${count} places hold`;
-  return `Largest weight ${weightText(block, row[keys[0]])}, ${numberText(times)} times an even share. ${many} half of the weight, of ${row.length}.`;
+  return `Largest weight ${weightText(block, row[keys[0]])}, ${times < 9.95 ? numberText(times) : Math.round(times)} times an even share. ${many} half of the weight, of ${row.length}.`;
 }

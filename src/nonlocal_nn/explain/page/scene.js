@@ -18,7 +18,7 @@ function htmlElement(name, className = "", text = "") {
 // Heat: dark violet over red to cream, and blue for negative weights; opaque where the weight is large.
 const WARM = [[46, 16, 92], [128, 37, 130], [216, 62, 96], [252, 148, 88], [255, 243, 196]];
 const COLD = [[8, 30, 92], [18, 84, 160], [36, 150, 200], [120, 212, 228], [232, 252, 255]];
-const OPAQUE = 230; // alpha of the largest weight
+const OPAQUE = 210; // alpha of the largest weight
 
 /** Colour and alpha of a weight as a part of the largest; the root keeps small weights visible. */
 function heatColour(part) {
@@ -102,7 +102,7 @@ class Tile {
 /** The box around the query, of the size of one position. */
 function queryMark([x, y], width, height, isElsewhere) {
   const group = svgElement("g", { class: isElsewhere ? "query elsewhere" : "query", "data-x": x, "data-y": y });
-  const [w, h] = [Math.max(9, width), Math.max(9, height)];
+  const [w, h] = [Math.max(13, width), Math.max(13, height)];
   for (const layer of ["under", "over"]) {
     group.append(svgElement("rect", { class: layer, x: x - w / 2, y: y - h / 2, width: w, height: h, rx: 2 }));
   }
@@ -114,13 +114,13 @@ function queryMark([x, y], width, height, isElsewhere) {
 function arrow(from, to, part, scale) {
   const group = svgElement("g", { class: part < 0 ? "arrow negative" : "arrow", "data-x": to[0], "data-y": to[1] });
   const size = Math.abs(part);
-  const thickness = (0.7 + 3.8 * size) * scale;
+  const thickness = (1.2 + 3.2 * size) * scale;
   const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
   const length = Math.hypot(dx, dy);
-  const head = (4.5 + 5.5 * size) * scale;
+  const head = (6 + 5 * size) * scale;
   if (length < head + 2) { // a place that looks at itself, or right beside: a ring
     const ring = { cx: to[0], cy: to[1], r: 5 * scale + thickness, "stroke-width": thickness };
-    group.append(svgElement("circle", { class: "case", ...ring, "stroke-width": thickness + 1.5 }));
+    group.append(svgElement("circle", { class: "case", ...ring, "stroke-width": thickness + 1.4 }));
     group.append(svgElement("circle", { class: "line", ...ring }));
     return group;
   }
@@ -133,7 +133,7 @@ function arrow(from, to, part, scale) {
   const wing = head * 0.45;
   const corners = [to, [base[0] - along[1] * wing, base[1] + along[0] * wing], [base[0] + along[1] * wing, base[1] - along[0] * wing]];
   const curve = `M${from}Q${bend} ${base.map((v, i) => v + along[i])}`;
-  group.append(svgElement("path", { class: "case", d: curve, "stroke-width": thickness + 1.5 }));
+  group.append(svgElement("path", { class: "case", d: curve, "stroke-width": thickness + 1.4 }));
   group.append(svgElement("polygon", { class: "head", points: corners.join(" ") }));
   group.append(svgElement("path", { class: "line", d: curve, "stroke-width": thickness }));
   return group;
