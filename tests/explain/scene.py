@@ -1,7 +1,7 @@
 """A small film, and captures of it whose weights are known: a ball that is thrown over hills.
 
-The affinities are what a Gaussian non-local operation makes of colour and place (Eq. 2 on hand-made features), so the
-pictures look like what a trained network gives, and no network is needed.
+The affinities are what a Gaussian non-local operation makes of colour and place (Eq. 2 on hand-made
+features), so the pictures look like what a trained network gives, and no network is needed.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def film(frames: int = 8, side: int = 224) -> NDArray[np.uint8]:
 
 
 def features(pictures: NDArray[np.uint8], grid: GridGeometry, detail: float) -> Floats:
-    """Colour and place at every position of a grid: (positions, 6); their products are large where both agree."""
+    """Colour and place at every position of a grid, (positions, 6): their products say how alike two are."""
     count, height, width, _ = pictures.shape
     centres = grid.centres()
     reach = int(grid.step[1] // 2)
@@ -114,7 +114,7 @@ def features(pictures: NDArray[np.uint8], grid: GridGeometry, detail: float) -> 
 
 
 def grids(frames: int, side: int, step: int, time_step: int = 1) -> tuple[GridGeometry, GridGeometry]:
-    """A map of one position for each `step` pixels and `time_step` frames, and its keys, 2x2 pooled in space."""
+    """A map with a position for each `step` pixels and `time_step` frames, and its keys, 2x2 pooled."""
     size = side // step
     first = ((time_step - 1) / 2, (step - 1) / 2, (step - 1) / 2)
     queries = GridGeometry(
@@ -126,7 +126,7 @@ def grids(frames: int, side: int, step: int, time_step: int = 1) -> tuple[GridGe
 def nearness(
     pictures: NDArray[np.uint8], queries: GridGeometry, keys: GridGeometry, detail: float
 ) -> tuple[Floats, Floats]:
-    """theta and phi whose product is minus half the squared distance of the features, but for a constant of the row."""
+    """theta and phi whose product is minus half the squared distance of the features, but for a constant."""
     theta, phi = (features(pictures, grid, detail) for grid in (queries, keys))
     ones, squares = np.ones((len(theta), 1)), (phi**2).sum(axis=1, keepdims=True)
     return np.hstack([theta, ones]), np.hstack([phi, -squares / 2])

@@ -1,8 +1,8 @@
 """A clip, its blocks and all they relate, as one HTML file to click in: no server, no network.
 
-The page is put together from the parts in `page/` and opens from a folder, an e-mail or a web server alike. Its
-content security policy allows the page's own script and style, by their hashes, and pictures inside the page:
-nothing that a file name or a class name holds can run, and nothing can be fetched.
+The page is put together from the parts in `page/` and opens from a folder, an e-mail or a web server alike.
+Its content security policy allows the page's own script and style, by their hashes, and pictures inside the
+page: nothing that a file name or a class name holds can run, and nothing can be fetched.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def write_explorer(
     ('<!doctype html>', True)
 
     Args:
-        captured: from `capture`. Rows are computed a few at a time, so memory does not grow with their number.
+        captured: from `capture`. Its rows are computed a few at a time and never held together.
         path: of the HTML file; it is there whole or not at all.
         max_bytes: the file is no larger. What has to give way for that (digits of a weight, small weights one
             by one, query positions) is chosen block by block, and the page says it.
@@ -95,7 +95,7 @@ def write_explorer(
         "pictures": pictures,
         "classes": [[name, round(float(score), 6)] for name, score in captured.classes],
     }
-    # The page without weights, and a few kilobytes for what it says about each block (a letter may take six bytes).
+    # The page without weights, and what it says about each block; a letter may take six bytes.
     fixed = len(_page(about, [])) + sum(4000 + 6 * len(name) for name in captured.blocks)
     if fixed >= max_bytes:
         raise ValueError(
@@ -143,7 +143,8 @@ def _page(about: dict[str, Any], packed: list[PackedBlock]) -> bytes:
     parts = importlib.resources.files("nonlocal_nn.explain") / "page"
     style = _read(parts / "page.css")
     script = "\n".join(_read(parts / name) for name in _SCRIPTS)
-    blocks, payloads = [], []
+    blocks: list[dict[str, Any]] = []
+    payloads: list[str] = []
     for block in packed:
         arrays = {}
         for name, array in block.arrays.items():
@@ -215,4 +216,5 @@ def _progress() -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]
     try:
         yield done, planned
     finally:
-        bar.stop()
+        if bar.live.is_started:  # else it would leave an empty line
+            bar.stop()

@@ -6,9 +6,10 @@
 >>> bool(np.abs(restore(scale, codes, plan) - rows).max() <= plan.error * 0.5)
 True
 
-A weight is stored as the square root of its place between the smallest and the largest weight of its row, on a scale
-of `levels` steps: large and small weights both keep a few digits, so that heat and sums come out right. The leaders of
-a row, which the arrows go to, are stored once more on a scale of their own: which they are is exact.
+A weight is stored as the square root of its place between the smallest and the largest weight of its row, on
+a scale of `levels` steps: large and small weights both keep a few digits, so that heat and sums come out
+right. The leaders of a row, which the arrows go to, are stored once more on a scale of their own: which they
+are is exact.
 """
 
 from __future__ import annotations
@@ -55,8 +56,7 @@ class Plan:
 
     @property
     def error(self) -> float:
-        """No weight that is stored by itself is off by more than this share of its row's range (signed: of its
-        largest size).
+        """By what share of its row's range (signed: of its largest size) a stored weight may be off.
 
         The root r of a place p = r^2 is off by at most 1 / (2 steps), so p by (r + r') |r - r'| <= 1 / steps.
         """
@@ -67,7 +67,7 @@ def quantise(rows: Floats, plan: Plan) -> tuple[Floats, Codes]:
     """For each row the two numbers of its scale, its zero and its range; and the codes (rows, weights).
 
     >>> quantise(np.array([[-1.0, 0.0, 0.25]], dtype=np.float32), Plan(levels=255, signed=True))[1].tolist()
-    [[0, 127, 190]]
+    [[0, 127, 191]]
     """
     if plan.signed:
         zero = np.zeros((len(rows), 1), np.float32)
@@ -83,16 +83,18 @@ def quantise(rows: Floats, plan: Plan) -> tuple[Floats, Codes]:
 
 def restore(scale: Floats, codes: Codes, plan: Plan) -> Floats:
     """The weights as the page shows them."""
-    root = codes.astype(np.float32) / plan.steps - (1 if plan.signed else 0)
-    return scale[:, :1] + scale[:, 1:] * root * np.abs(root)
+    root = codes.astype(np.float32) / np.float32(plan.steps) - np.float32(plan.signed)
+    weights: Floats = scale[:, :1] + scale[:, 1:] * root * np.abs(root)
+    return weights
 
 
 def encode(rows: Floats, key_shape: tuple[int, int, int], plan: Plan) -> Arrays:
     """The arrays that hold some rows under a plan, one row of each array for each of them.
 
-    All weights: `scale` and `codes`. With `top`: those of the largest weights in the order of their positions;
-    the steps from one position to the next, as `gap_low` + 256 `gap_high`; and `rest_scale` and `rest_codes`,
-    the sums of the other weights over the cells of each frame. The leaders: the same four with `lead_` in front.
+    All weights: `scale` and `codes`. With `top`: those of the largest weights in the order of their
+    positions; the steps from one position to the next, as `gap_low` + 256 `gap_high`; and `rest_scale` and
+    `rest_codes`, the sums of the other weights over the cells of each frame. The leaders: the first four,
+    with `lead_` in front.
     """
     arrays: Arrays = {}
     if plan.leaders:
@@ -118,7 +120,7 @@ def _largest(rows: Floats, count: int, plan: Plan, prefix: str) -> tuple[Arrays,
     positions = np.sort(np.argpartition(size, -count, axis=1)[:, -count:], axis=1)
     scale, codes = quantise(np.take_along_axis(rows, positions, axis=1), plan)
     gaps = np.diff(positions, axis=1, prepend=0)
-    named = {
+    named: Arrays = {
         "scale": scale,
         "codes": codes,
         "gap_low": (gaps % 256).astype(np.uint8),

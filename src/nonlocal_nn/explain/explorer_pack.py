@@ -1,7 +1,8 @@
 """All blocks of a capture within so many bytes: which plan each gets, and its rows packed by it.
 
-Where all weights of all rows do not fit, they get fewer levels; then the largest of each row are kept with their
-positions, and the others as sums over cells; at last fewer query positions are kept. The page says which it was.
+Where all weights of all rows do not fit, they get fewer levels; then the largest of each row are kept with
+their positions, and the others as sums over cells; at last fewer query positions are kept. The page says
+which it was.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ _TRIAL_RUNS, _TRIAL_ROWS = 4, 24  # rows packed to learn what a plan costs
 Done = Callable[[int], None]
 
 
+def _ignore(_rows: int) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class PackedBlock:
     """What the page needs of one block: what it is, and its arrays."""
@@ -91,7 +96,7 @@ class _Packer:
             positions, _ = stored_queries(self.block.queries, self.plan.stride)
             starts = np.linspace(0, max(0, len(positions) - _TRIAL_ROWS), _TRIAL_RUNS).astype(np.int64)
             runs = np.unique((starts[:, None] + np.arange(_TRIAL_ROWS)).clip(max=len(positions) - 1))
-            trial = self._arrays(positions[runs], lambda rows: None)
+            trial = self._arrays(positions[runs], _ignore)
             text = sum(len(array.text) for array in trial.values())
             self._guesses[self.plan] = text * len(positions) // len(runs)
         return self._guesses[self.plan]
@@ -153,8 +158,8 @@ def pack_blocks(
     blocks: Mapping[str, BlockAffinity],
     pixels: tuple[int, int],
     max_bytes: int,
-    done: Done = lambda rows: None,
-    planned: Done = lambda rows: None,
+    done: Done = _ignore,
+    planned: Done = _ignore,
 ) -> list[PackedBlock]:
     """The best that fits into `max_bytes`; where it does not, the block that takes the most gives way.
 
@@ -205,8 +210,8 @@ def stored_text(plan: Plan, keys: GridGeometry) -> str:
     """What the page says about its own exactness.
 
     >>> from nonlocal_nn.explain.geometry import GridGeometry
-    >>> stored_text(Plan(255), GridGeometry((1, 4, 4), (0, 0, 0), (1, 8, 8), (1, 8, 8)))
-    "Every weight is stored, each to within 0.4 % of the range of its row's weights. Which 20 of them lead is exact."
+    >>> stored_text(Plan(255), GridGeometry((1, 4, 4), (0, 0, 0), (1, 8, 8), (1, 8, 8)))[:79]
+    "Every weight is stored, each to within 0.4 % of the range of its row's weights."
     """
     of = "the largest weight of its row" if plan.signed else "the range of its row's weights"
     exact = f"to within {100 * plan.error:.1f} % of {of}"

@@ -176,6 +176,9 @@ async function start() {
   showFrame(Math.round(state.point[0]));
 }
 
+// For the console: explorer.blocks[0].row(12) is what position 12 of the first block looks at.
+globalThis.explorer = { clip, blocks, state, largest };
+
 start().catch((error) => {
   at("failure").textContent = `This page could not be unpacked: ${error.message}. It needs a browser of 2023 or newer.`;
   at("failure").hidden = false;
