@@ -70,7 +70,9 @@ def _sizes(shape: tuple[int, int, int]) -> tuple[int, ...]:
 
 def weight_text(weight: float, block: BlockAffinity) -> str:
     """A weight with its unit: percent where a row sums to one."""
-    return f"{100 * weight:.2g} %" if block.sums_to_one else f"{weight:.2g}"
+    if not block.sums_to_one:
+        return f"{weight:.2g}"
+    return "<0.01 %" if 0 < weight < 5e-5 else f"{100 * weight:.2g} %"
 
 
 def weight_note(

@@ -38,8 +38,8 @@ def _plot(measures: Sequence[BlockMeasures], title: str) -> Figure:
     means = average(measures)
     names = [mean.block for mean in means]
     longest = max(map(len, names))
-    width, below = max(11.0, 4 * (0.8 + 0.34 * len(names))), 0.75 + 0.055 * longest
-    total = 2.9 + below
+    width, below = max(11.0, 4 * (0.8 + 0.34 * len(names))), 0.5 + 0.045 * longest
+    total = 2.8 + below
     figure = Figure(figsize=(width, total))
     figure.text(0.25 / width, 1 - 0.15 / total, title, va="top", fontsize=11, weight="bold")
     chance = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def _plot(measures: Sequence[BlockMeasures], title: str) -> Figure:
             left / width,
             below / total,
             ((width - 0.4) / 4 - 0.75) / width,
-            (total - below - 0.85) / total,
+            (total - below - 0.75) / total,
         )
         axes = figure.add_axes(place)
         axes.set_title(words, loc="left", fontsize=9, pad=6)
