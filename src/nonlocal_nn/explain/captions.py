@@ -88,7 +88,7 @@ def weight_note(
         elif rows == 1:
             arrows = f"Arrows: {count} (in size)."
         else:
-            arrows = f"Arrows: the largest of {_seen(block)} weights of each row; thickness by weight."
+            arrows = f"Arrows: the {len(links)} largest of {_seen(block)} weights of each query."
     if block.sums_to_one:
         kind = "Weights are f/C, a softmax: a row sums to 1."
     elif block.pairwise == "dot_product":

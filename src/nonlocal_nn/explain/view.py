@@ -86,7 +86,7 @@ def _still(path: str, cut: ClipCut) -> ClipView:
 
     try:
         with Image.open(path) as image:
-            picture = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            picture = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except FileNotFoundError:
         raise VideoError(path, "no such file") from None
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
