@@ -49,7 +49,7 @@ function drawBars(svg, { labels, values, marks, lit, summary }) {
   values.forEach((value, i) => {
     const gap = Math.min(6, step * 0.18);
     const x = i * step + gap / 2, w = step - gap;
-    parts.push(svgElement("rect", { class: i === lit ? "bar-lit" : "bar-plain", x, width: w, y: height - bottom - tall(value), height: tall(value), rx: Math.min(2, w / 2) }));
+    parts.push(svgElement("rect", { class: i === lit ? "bar-lit" : "bar-plain", x, width: w, y: height - bottom - tall(value), height: tall(value), rx: Math.min(2, w / 2), "data-share": value }));
     parts.push(svgElement("line", { class: "mean", x1: x, x2: x + w, y1: height - bottom - tall(marks[i]), y2: height - bottom - tall(marks[i]) }));
     if (step > 30) {
       const text = svgElement("text", { class: "value", x: x + w / 2, y: height - bottom - Math.max(tall(value), near(marks[i], value)) - 4 });
