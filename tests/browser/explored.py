@@ -121,7 +121,7 @@ class Explored:
         return [int(key) for key in np.argsort(-np.abs(self.row()), kind="stable")[:count]]
 
     def expected_tips(self, count: int = 20) -> dict[int, tuple[float, float]]:
-        """Where arrows to the highest weights have to end: in the nearest shown frame, at the key's centre."""
+        """Where arrows to the highest weights have to end: the nearest shown frame, a key's centre."""
         shown = self.shown_frames
         tips = {}
         for key in self.best(count):

@@ -40,6 +40,7 @@ class Tile {
     this.image.alt = "";
     this.image.draggable = false;
     this.heat = htmlElement("canvas", "heat");
+    this.heat.setAttribute("aria-hidden", "true");
     element.prepend(this.image, this.heat);
   }
 
