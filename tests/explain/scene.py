@@ -108,7 +108,7 @@ def features(pictures: NDArray[np.uint8], grid: GridGeometry, detail: float) -> 
     colour = np.mean(near, axis=0)
     place = np.stack([centres[:, 0] / max(1, count), centres[:, 1] / height, centres[:, 2] / width], axis=1)
     grain = np.random.default_rng(len(centres)).normal(
-        scale=0.01, size=colour.shape
+        scale=0.004, size=colour.shape
     )  # no two weights are equal
     made = np.concatenate(
         [(colour - 0.5 + grain) * 2.2, (place - 0.5) * np.array([0.35, 0.55, 0.35])], axis=1
