@@ -61,9 +61,9 @@ class BlockReader:
         self.arrays: dict[str, NDArray[Any]] = {}
         for name, array in about["arrays"].items():
             raw = zlib.decompress(base64.b64decode(page.by_id(array["id"])), wbits=-15)
-            self.arrays[name] = np.frombuffer(raw, np.dtype(array["dtype"]).newbyteorder("<")).reshape(
-                -1, array["row"]
-            )
+            flat = np.frombuffer(raw, np.dtype(array["dtype"]).newbyteorder("<"))
+            values = flat.reshape(-1, array["row"])
+            self.arrays[name] = values.cumsum(axis=0, dtype=values.dtype) if array["differences"] else values
 
     @property
     def rows(self) -> NDArray[np.float64]:

@@ -107,10 +107,13 @@ def features(pictures: NDArray[np.uint8], grid: GridGeometry, detail: float) -> 
             near.append(pictures[frame, y, x] / 255)
     colour = np.mean(near, axis=0)
     place = np.stack([centres[:, 0] / max(1, count), centres[:, 1] / height, centres[:, 2] / width], axis=1)
-    made = (
-        np.concatenate([(colour - 0.5) * 2.2, (place - 0.5) * np.array([0.35, 0.55, 0.35])], axis=1) * detail
+    grain = np.random.default_rng(len(centres)).normal(
+        scale=0.004, size=colour.shape
+    )  # no two weights are equal
+    made = np.concatenate(
+        [(colour - 0.5 + grain) * 2.2, (place - 0.5) * np.array([0.35, 0.55, 0.35])], axis=1
     )
-    return np.asarray(made)
+    return np.asarray(made * detail)
 
 
 def grids(frames: int, side: int, step: int, time_step: int = 1) -> tuple[GridGeometry, GridGeometry]:

@@ -149,7 +149,12 @@ def _page(about: dict[str, Any], packed: list[PackedBlock]) -> bytes:
         arrays = {}
         for name, array in block.arrays.items():
             key = f"array-{len(payloads)}"
-            arrays[name] = {"id": key, "dtype": array.dtype, "row": array.row}
+            arrays[name] = {
+                "id": key,
+                "dtype": array.dtype,
+                "row": array.row,
+                "differences": array.differences,
+            }
             payloads.append(f'<script type="text/plain" id="{key}">{array.text.decode("ascii")}</script>\n')
         blocks.append({**block.description, "arrays": arrays})
     fill = {

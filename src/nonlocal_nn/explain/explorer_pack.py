@@ -34,6 +34,7 @@ LADDER = (
     Plan(127),
     Plan(63),
     Plan(31),
+    Plan(15),
     Plan(255, top=256),
     Plan(255, top=128),
     Plan(255, top=64),
@@ -45,6 +46,7 @@ LADDER = (
 
 _NEVER_NEGATIVE = ("embedded_gaussian", "gaussian", "concatenation")
 _CHUNK_WEIGHTS = 2_000_000  # so many weights are held at a time, 8 MB as float32
+_LARGEST_ERROR = 0.07  # where all weights would be off by more, the largest of them tell more
 _TRIAL_RUNS, _TRIAL_ROWS = 4, 24  # rows packed to learn what a plan costs
 
 Done = Callable[[int], None]
@@ -74,10 +76,11 @@ class _Packer:
     def __init__(self, block: BlockAffinity, pixels: tuple[int, int]) -> None:
         self.block, self.pixels = block, pixels
         signed = block.pairwise not in _NEVER_NEGATIVE
-        self.plans = [replace(plan, signed=signed) for plan in LADDER if _suits(plan, block)]
+        plans = (replace(plan, signed=signed) for plan in LADDER)
+        self.plans = [plan for plan in plans if _suits(plan, block)]
         self.rung = 0
         self.packed: PackedBlock | None = None
-        self._guesses: dict[Plan, int] = {}
+        self._guesses: dict[Plan, tuple[int, bool]] = {}
 
     @property
     def plan(self) -> Plan:
@@ -90,16 +93,22 @@ class _Packer:
     @property
     def size(self) -> int:
         """Bytes under the present plan: as packed, or a guess from some rows."""
-        if self.packed is not None:
-            return self.packed.size
+        return self._guess()[0] if self.packed is None else self.packed.size
+
+    def _guess(self) -> tuple[int, bool]:
+        """The size under the present plan, told from some rows, and whether differences make it smaller."""
         if self.plan not in self._guesses:
             positions, _ = stored_queries(self.block.queries, self.plan.stride)
             starts = np.linspace(0, max(0, len(positions) - _TRIAL_ROWS), _TRIAL_RUNS).astype(np.int64)
             runs = np.unique((starts[:, None] + np.arange(_TRIAL_ROWS)).clip(max=len(positions) - 1))
-            trial = self._arrays(positions[runs], _ignore)
-            text = sum(len(array.text) for array in trial.values())
-            self._guesses[self.plan] = text * len(positions) // len(runs)
+            self._guesses[self.plan] = min(
+                (self._trial(positions[runs], differences) * len(positions) // len(runs), differences)
+                for differences in (False, True)
+            )
         return self._guesses[self.plan]
+
+    def _trial(self, positions: Integers, differences: bool) -> int:
+        return sum(len(array.text) for array in self._arrays(positions, differences, _ignore).values())
 
     def step_down(self) -> None:
         self.rung, self.packed = self.rung + 1, None
@@ -107,11 +116,11 @@ class _Packer:
     def pack(self, done: Done) -> PackedBlock:
         if self.packed is None:
             positions, grid = stored_queries(self.block.queries, self.plan.stride)
-            arrays = self._arrays(positions, done)
+            arrays = self._arrays(positions, self._guess()[1], done)
             self.packed = PackedBlock(self._description(positions, grid), arrays, self.plan)
         return self.packed
 
-    def _arrays(self, positions: Integers, done: Done) -> dict[str, PackedArray]:
+    def _arrays(self, positions: Integers, differences: bool, done: Done) -> dict[str, PackedArray]:
         block, bin_pixels, bins = self.block, *self._bins()
         places = block.queries.centres()[:, 1:].astype(np.float32)
         keys_in_a_frame = math.prod(block.keys.shape[1:])
@@ -125,7 +134,7 @@ class _Packer:
             arrays = encode(rows, block.keys.shape, self.plan)
             arrays |= shares(rows, block.keys.shape, places[chosen], key_places, bin_pixels, bins)
             for name, array in arrays.items():
-                streams.setdefault(name, Deflater()).add(array)
+                streams.setdefault(name, Deflater(differences and name == "codes")).add(array)
             done(len(chosen))
         return {name: stream.finish() for name, stream in streams.items()}
 
@@ -233,7 +242,9 @@ def _grid(geometry: GridGeometry) -> dict[str, Any]:
 
 
 def _suits(plan: Plan, block: BlockAffinity) -> bool:
-    """False where a plan would save nothing: few keys, or too few query positions to leave some out."""
+    """False where a plan would save nothing (few keys, few query positions), or leave too few levels."""
+    if plan.top is None and plan.error > _LARGEST_ERROR:
+        return False
     few = plan.top is not None and 3 * plan.top > math.prod(block.keys.shape)
     return not few and (plan.stride == 1 or max(block.queries.shape[1:]) >= 2 * plan.stride)
 

@@ -4,11 +4,13 @@
 const TYPES = { uint8: Uint8Array, uint16: Uint16Array, float32: Float32Array };
 
 /** One packed array: base64 of a raw deflate stream, in a script element that no browser runs. */
-async function unpack({ id, dtype }) {
+async function unpack({ id, dtype, row, differences }) {
   const text = atob(document.getElementById(id).textContent);
   const packed = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-  return new TYPES[dtype](await new Response(stream).arrayBuffer());
+  const values = new TYPES[dtype](await new Response(stream).arrayBuffer());
+  if (differences) for (let i = row; i < values.length; i += 1) values[i] += values[i - row]; // modulo 256
+  return values;
 }
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));

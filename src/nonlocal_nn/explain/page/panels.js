@@ -49,7 +49,7 @@ function drawBars(svg, { labels, values, marks, lit, summary }) {
   values.forEach((value, i) => {
     const gap = Math.min(6, step * 0.18);
     const x = i * step + gap / 2, w = step - gap;
-    parts.push(svgElement("rect", { class: i === lit ? "bar-lit" : "bar-plain", x, width: w, y: height - bottom - tall(value), height: tall(value), rx: Math.min(2, w / 2) }));
+    parts.push(svgElement("rect", { class: i === lit ? "bar-lit" : "bar-plain", x, width: w, y: height - bottom - tall(value), height: tall(value), rx: Math.min(2, w / 2), "data-share": value }));
     parts.push(svgElement("line", { class: "mean", x1: x, x2: x + w, y1: height - bottom - tall(marks[i]), y2: height - bottom - tall(marks[i]) }));
     if (step > 30) {
       const text = svgElement("text", { class: "value", x: x + w / 2, y: height - bottom - Math.max(tall(value), near(marks[i], value)) - 4 });
@@ -82,7 +82,7 @@ function drawCharts(block, position) {
     summary: `Share of weight by frames from the query: ${labels.map((l, t) => `${l}: ${Math.round(100 * inFrames[t])} %`).join(", ")}`,
   });
   document.getElementById("frame-chart-text").textContent =
-    inFrames.length > 1 ? `In %, by frames from the query. ${Math.round(100 * elsewhere)} % lies outside its own frame. Lines: the mean of all positions in this frame.` : "All keys lie in one frame.";
+    inFrames.length > 1 ? `Share in %, by frames from the query. ${Math.round(100 * elsewhere)} % lies outside its own frame. Lines: the mean of all positions in this frame.` : "All keys lie in one frame.";
 
   const inSpace = block.shares("space_shares", position);
   const edges = inSpace.map((_, i) => numberText(i * block.binPixels));
@@ -92,7 +92,7 @@ function drawCharts(block, position) {
     summary: `Share of weight by distance in pixels, from ${edges.map((l, i) => `${l}: ${Math.round(100 * inSpace[i])} %`).join(", ")}`,
   });
   document.getElementById("space-chart-text").textContent =
-    `In %, by pixels from the query. Half of the weight lies within ${numberText((near + 1) * block.binPixels)} pixels.`;
+    `Share in %, by pixels from the query. Half of the weight lies within ${numberText((near + 1) * block.binPixels)} pixels.`;
 }
 
 function fillClasses(list, classes) {

@@ -40,6 +40,7 @@ class Tile {
     this.image.alt = "";
     this.image.draggable = false;
     this.heat = htmlElement("canvas", "heat");
+    this.heat.setAttribute("aria-hidden", "true");
     element.prepend(this.image, this.heat);
   }
 
@@ -52,13 +53,16 @@ class Tile {
   /** Show the row's weights in the keys' frame that is nearest to this picture. */
   drawHeat(block, row, largestSize) {
     const [, height, width] = block.keys.shape;
-    Object.assign(this.heat, { width, height });
-    this.heat.dataset.gridFrame = block.keys.nearestIndex(0, this.frame);
-    const start = this.heat.dataset.gridFrame * height * width;
+    const gridFrame = block.keys.nearestIndex(0, this.frame);
+    // one more cell all around, like its neighbour: where the grid ends before the picture does
+    Object.assign(this.heat, { width: width + 2, height: height + 2 });
     const context = this.heat.getContext("2d");
-    const pixels = context.createImageData(width, height);
-    for (let i = 0; i < height * width; i += 1) {
-      pixels.data.set(heatColour(largestSize ? row[start + i] / largestSize : 0), 4 * i);
+    const pixels = context.createImageData(width + 2, height + 2);
+    for (let y = 0; y < height + 2; y += 1) {
+      for (let x = 0; x < width + 2; x += 1) {
+        const key = block.keys.flat([gridFrame, clamp(y - 1, 0, height - 1), clamp(x - 1, 0, width - 1)]);
+        pixels.data.set(heatColour(largestSize ? row[key] / largestSize : 0), 4 * (y * (width + 2) + x));
+      }
     }
     context.putImageData(pixels, 0, 0);
     // each key covers the box of one step around its centre; pixel 0 reaches from -0.5 to 0.5
@@ -66,10 +70,10 @@ class Tile {
     const [, stepRow, stepColumn] = block.keys.step;
     const percent = (value, whole) => `${(100 * value) / whole}%`;
     Object.assign(this.heat.style, {
-      left: percent(firstColumn + 0.5 - stepColumn / 2, this.clip.width),
-      top: percent(firstRow + 0.5 - stepRow / 2, this.clip.height),
-      width: percent(width * stepColumn, this.clip.width),
-      height: percent(height * stepRow, this.clip.height),
+      left: percent(firstColumn + 0.5 - 1.5 * stepColumn, this.clip.width),
+      top: percent(firstRow + 0.5 - 1.5 * stepRow, this.clip.height),
+      width: percent((width + 2) * stepColumn, this.clip.width),
+      height: percent((height + 2) * stepRow, this.clip.height),
     });
   }
 
