@@ -12,10 +12,11 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from nonlocal_nn.explain.explorer import write_explorer
+from nonlocal_nn.explain.geometry import GridGeometry
 from tests.browser.conftest import Open
 from tests.browser.explored import Explored
 from tests.explain.page_reader import PageReader
-from tests.explain.scene import FakeCapture, capture_of_film
+from tests.explain.scene import FakeBlock, FakeCapture, capture_of_film
 from tests.explain.test_explorer import HOSTILE, noise_capture, noisy_block
 
 
@@ -209,11 +210,36 @@ def test_a_damaged_address_is_no_obstacle(open_page: Open, address: str) -> None
     explored.assert_arrows_are_right()
 
 
-def test_names_from_outside_run_nothing(open_page: Open, tmp_path: Path, film_capture: FakeCapture) -> None:
+@pytest.mark.parametrize("size", [(60, 200), (200, 60), (1, 96)])
+def test_frames_of_any_shape(open_page: Open, tmp_path: Path, size: tuple[int, int]) -> None:
+    """Wide, tall, and a sequence, whose frame is one row of pixels."""
+    frames = np.ascontiguousarray(
+        capture_of_film(2, 200).frames[: 1 if size[0] == 1 else 2, : size[0], : size[1]]
+    )
+    queries = GridGeometry((len(frames), max(1, size[0] // 10), size[1] // 10), (0, 4.5, 4.5), (1, 10, 10))
+    generator = np.random.default_rng(0)
+    theta, phi = generator.normal(size=(2, queries.positions, 3))
+    captured = FakeCapture(frames, {"one": FakeBlock("one", queries, queries, theta, phi)})
+    explored = open_page(write_explorer(captured, tmp_path / "page.html"), captured)
+    stage = explored.page.locator("#stage")
+    box = stage.bounding_box()
+    assert box is not None
+    assert box["width"] / box["height"] == pytest.approx(min(6, size[1] / size[0]), rel=0.02)
+    row, column = (size[0] - 1) * 0.7, size[1] * 0.6
+    explored.page.mouse.click(*explored.spot(stage, row, column))
+    explored.settle()
+    assert explored.position == queries.nearest(explored.frame, row, column)
+    if len(frames) > 1:
+        explored.assert_arrows_are_right()
+
+
+def test_names_from_outside_run_nothing(open_page: Open, tmp_path: Path) -> None:
     small = noise_capture([noisy_block(2, 48, 8)], 2, 48)
     block = dataclasses.replace(small.blocks["res0"], name=HOSTILE)
     captured = dataclasses.replace(small, blocks={HOSTILE: block}, classes=((HOSTILE, 0.5),), title=HOSTILE)
     page = open_page(write_explorer(captured, tmp_path / "page.html"), captured).page
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.wait_for_timeout(300)  # a dialog would have come up, and `open_page` would have noted it
     for place in ("h1", ".class-name", "#blocks span"):
         assert page.locator(place).first.text_content() == HOSTILE
