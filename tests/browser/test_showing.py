@@ -159,6 +159,12 @@ def test_an_image_has_one_large_frame(open_page: Open, tmp_path: Path) -> None:
     explored.page.mouse.click(*explored.spot(stage, 30, 70))
     explored.settle()
     assert explored.position == explored.block.queries.nearest(0, 30, 70)
+    expect(explored.page.locator("#row-facts")).to_contain_text("Largest weight")
+    with explored.page.expect_download() as download:
+        explored.page.get_by_role("button", name="Save picture").click()
+    saved, box = Image.open(download.value.path()), stage.bounding_box()
+    assert box is not None
+    assert saved.size == (round(2 * box["width"]), round(2 * box["height"]))
     tips = explored.tips("#stage-marks")
     assert tips.keys() == set(explored.best())
     for key, tip in tips.items():

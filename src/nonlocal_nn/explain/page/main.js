@@ -202,7 +202,7 @@ function showFrame(frame) {
   const seconds = clip.seconds?.[state.frame];
   const time = seconds === undefined ? "" : ` · ${seconds.toFixed(2)} s`;
   at("frame").setAttribute("aria-valuetext", `frame ${state.frame} of 0 to ${clip.count - 1}`);
-  at("frame-number").textContent = `${state.frame} of 0–${clip.count - 1}${time}`;
+  at("stage-title").textContent = clip.count === 1 ? "The image" : `Frame ${state.frame} of 0–${clip.count - 1}${time}`;
   draw();
 }
 
