@@ -135,4 +135,4 @@ class Explored:
         row = self.row()
         assert tips.keys() == expected.keys(), {key: row[key] for key in tips.keys() ^ expected.keys()}
         for key, tip in tips.items():
-            assert np.hypot(*np.subtract(tip, expected[key])) < 0.75, (key, tip, expected[key])
+            assert np.hypot(*np.subtract(tip, expected[key])) < 0.1, (key, tip, expected[key])

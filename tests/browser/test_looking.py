@@ -61,7 +61,7 @@ def test_heat_lies_over_the_places_that_it_is_about(explored: Explored) -> None:
         keys.first[2] + (keys.shape[2] + 0.5) * keys.step[2],
     )
     seen = (box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
-    assert np.allclose(seen, (left, top, right, bottom), atol=0.75)
+    assert np.allclose(seen, (left, top, right, bottom), atol=0.1)
 
 
 def test_the_list_names_the_highest_weights(explored: Explored) -> None:
@@ -143,7 +143,7 @@ def test_the_stage_shows_the_arrows_of_its_frame(explored: Explored) -> None:
     assert tips.keys() == in_frame
     for key, tip in tips.items():
         _, row, column = explored.block.keys.centres()[key]
-        assert np.hypot(*np.subtract(tip, explored.spot(stage, row, column))) < 0.75
+        assert np.hypot(*np.subtract(tip, explored.spot(stage, row, column))) < 0.1
     expect(explored.page.locator("#stage-marks .query.elsewhere")).to_have_count(0)
     explored.press(".")
     assert explored.tips("#stage-marks").keys() == {

@@ -12,10 +12,11 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from nonlocal_nn.explain.explorer import write_explorer
+from nonlocal_nn.explain.geometry import GridGeometry
 from tests.browser.conftest import Open
 from tests.browser.explored import Explored
 from tests.explain.page_reader import PageReader
-from tests.explain.scene import FakeCapture, capture_of_film
+from tests.explain.scene import FakeBlock, FakeCapture, capture_of_film
 from tests.explain.test_explorer import HOSTILE, noise_capture, noisy_block
 
 
@@ -148,6 +149,18 @@ def test_every_way_of_storing_is_read_as_it_was_written(open_page: Open, tmp_pat
     assert any(step > 8 for _, _, step in plain)
 
 
+def test_differences_of_rows_are_added_up_again(
+    explored: Explored, film_page: Path, film_capture: FakeCapture
+) -> None:
+    """Neighbouring places look at much the same: their rows are stored as differences."""
+    stored = PageReader(film_page).block("res3.nonlocal1")
+    assert stored.about["arrays"]["codes"]["differences"]
+    row = explored.page.evaluate("Array.from(explorer.blocks[0].row(2345))")
+    assert np.allclose(row, stored.rows[2345], atol=1e-7)
+    rows = film_capture.blocks["res3.nonlocal1"].rows(np.array([2345]))[0]
+    assert np.abs(row - rows).max() <= np.ptp(rows) / stored.about["steps"] * 1.001
+
+
 def test_an_image_has_one_large_frame(open_page: Open, tmp_path: Path) -> None:
     captured = dataclasses.replace(capture_of_film(1, 96), frame_seconds=None)
     explored = open_page(write_explorer(captured, tmp_path / "page.html"), captured)
@@ -158,11 +171,17 @@ def test_an_image_has_one_large_frame(open_page: Open, tmp_path: Path) -> None:
     explored.page.mouse.click(*explored.spot(stage, 30, 70))
     explored.settle()
     assert explored.position == explored.block.queries.nearest(0, 30, 70)
+    expect(explored.page.locator("#row-facts")).to_contain_text("Largest weight")
+    with explored.page.expect_download() as download:
+        explored.page.get_by_role("button", name="Save picture").click()
+    saved, box = Image.open(download.value.path()), stage.bounding_box()
+    assert box is not None
+    assert saved.size == (round(2 * box["width"]), round(2 * box["height"]))
     tips = explored.tips("#stage-marks")
     assert tips.keys() == set(explored.best())
     for key, tip in tips.items():
         _, row, column = explored.block.keys.centres()[key]
-        assert np.hypot(*np.subtract(tip, explored.spot(stage, row, column))) < 0.75
+        assert np.hypot(*np.subtract(tip, explored.spot(stage, row, column))) < 0.1
 
 
 def test_the_picture_to_keep_is_what_is_seen(explored: Explored) -> None:
@@ -209,11 +228,36 @@ def test_a_damaged_address_is_no_obstacle(open_page: Open, address: str) -> None
     explored.assert_arrows_are_right()
 
 
-def test_names_from_outside_run_nothing(open_page: Open, tmp_path: Path, film_capture: FakeCapture) -> None:
+@pytest.mark.parametrize("size", [(60, 200), (200, 60), (1, 96)])
+def test_frames_of_any_shape(open_page: Open, tmp_path: Path, size: tuple[int, int]) -> None:
+    """Wide, tall, and a sequence, whose frame is one row of pixels."""
+    frames = np.ascontiguousarray(
+        capture_of_film(2, 200).frames[: 1 if size[0] == 1 else 2, : size[0], : size[1]]
+    )
+    queries = GridGeometry((len(frames), max(1, size[0] // 10), size[1] // 10), (0, 4.5, 4.5), (1, 10, 10))
+    generator = np.random.default_rng(0)
+    theta, phi = generator.normal(size=(2, queries.positions, 3))
+    captured = FakeCapture(frames, {"one": FakeBlock("one", queries, queries, theta, phi)})
+    explored = open_page(write_explorer(captured, tmp_path / "page.html"), captured)
+    stage = explored.page.locator("#stage")
+    box = stage.bounding_box()
+    assert box is not None
+    assert box["width"] / box["height"] == pytest.approx(min(6, size[1] / size[0]), rel=0.02)
+    row, column = (size[0] - 1) * 0.7, size[1] * 0.6
+    explored.page.mouse.click(*explored.spot(stage, row, column))
+    explored.settle()
+    assert explored.position == queries.nearest(explored.frame, row, column)
+    if len(frames) > 1:
+        explored.assert_arrows_are_right()
+
+
+def test_names_from_outside_run_nothing(open_page: Open, tmp_path: Path) -> None:
     small = noise_capture([noisy_block(2, 48, 8)], 2, 48)
     block = dataclasses.replace(small.blocks["res0"], name=HOSTILE)
     captured = dataclasses.replace(small, blocks={HOSTILE: block}, classes=((HOSTILE, 0.5),), title=HOSTILE)
     page = open_page(write_explorer(captured, tmp_path / "page.html"), captured).page
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.wait_for_timeout(300)  # a dialog would have come up, and `open_page` would have noted it
     for place in ("h1", ".class-name", "#blocks span"):
         assert page.locator(place).first.text_content() == HOSTILE

@@ -347,6 +347,8 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path, small: FakeCapture) ->
         write_explorer(dataclasses.replace(small, blocks={}), path)
     with pytest.raises(ValueError, match=r"uint8 \(frames, height, width, 3\), got float64"):
         write_explorer(dataclasses.replace(small, frames=small.frames / 255), path)
+    with pytest.raises(ValueError, match="the score of class 'jump' is nan"):
+        write_explorer(dataclasses.replace(small, classes=(("jump", float("nan")),)), path)
     with pytest.raises(ValueError, match="max_bytes=0"):
         write_explorer(small, path, max_bytes=0)
     block = small.blocks["res0"]

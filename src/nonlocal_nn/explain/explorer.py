@@ -13,6 +13,7 @@ import html
 import importlib.resources
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -77,6 +78,9 @@ def write_explorer(
         raise ValueError(
             f"frames must be uint8 (frames, height, width, 3), got {frames.dtype} {frames.shape}"
         )
+    for name, score in captured.classes:
+        if not math.isfinite(score):
+            raise ValueError(f"the score of class {name!r} is {score}: not a number that can be shown")
     if max_bytes < 1:
         raise ValueError(f"max_bytes={max_bytes}: a page has at least one byte")
     pictures = encode_frames(frames, max_bytes // 3)

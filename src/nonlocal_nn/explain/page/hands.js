@@ -158,6 +158,7 @@ async function start() {
   at("summary").textContent = `${size} · ${blocks.length} non-local ${blocks.length === 1 ? "block" : "blocks"}`;
   at("made-by").textContent = `Made by nonlocal_nn ${page.version}. This file holds all it needs and loads nothing.`;
   document.body.classList.toggle("still", clip.count === 1);
+  stage.element.style.maxWidth = `${Math.round(75 * clip.aspect)}vh`; // a tall frame fits the window
   at("frame").max = clip.count - 1;
   at("classes-card").hidden = page.classes.length === 0;
   fillClasses(at("classes"), page.classes);

@@ -2,6 +2,7 @@
 
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const clip = { ...page.frames, pictures: page.pictures };
+clip.aspect = clamp(clip.width / clip.height, 0.2, 6); // as drawn
 const blocks = page.blocks.map((description) => new Block(description));
 const at = (id) => document.getElementById(id);
 const stage = new Tile(at("stage"), clip);
@@ -119,8 +120,9 @@ function speakSoon() {
   speaking = setTimeout(() => {
     const { block, row, keys, position } = state;
     const tops = keys.slice(0, 3).map((key) => `${weightText(block, row[key])} at ${pointText(block.keys.centre(key))}`);
-    at("live").textContent =
+    const text =
       `Query at ${pointText(queryCentre())}, block ${block.name}. ` + (tops.length ? `Highest weights: ${tops.join("; ")}.` : "All weights are zero.");
+    if (at("live").textContent !== text) at("live").textContent = text;
     remember(block, position);
   }, 350);
 }
@@ -200,7 +202,7 @@ function showFrame(frame) {
   const seconds = clip.seconds?.[state.frame];
   const time = seconds === undefined ? "" : ` · ${seconds.toFixed(2)} s`;
   at("frame").setAttribute("aria-valuetext", `frame ${state.frame} of 0 to ${clip.count - 1}`);
-  at("frame-number").textContent = `${state.frame} of 0–${clip.count - 1}${time}`;
+  at("stage-title").textContent = clip.count === 1 ? "The image" : `Frame ${state.frame} of 0–${clip.count - 1}${time}`;
   draw();
 }
 
@@ -251,7 +253,7 @@ function setShown(count) {
 function layOut() {
   const wall = at("wall"), narrow = innerWidth < 720, gap = narrow ? 4 : 8;
   const room = narrow ? Infinity : Math.max(300, innerHeight * 0.66);
-  const aspect = clip.width / clip.height, count = state.tiles.length;
+  const { aspect } = clip, count = state.tiles.length;
   let { columns, tile } = columnsFor(count, wall.clientWidth, room, aspect, gap);
   if (narrow) {
     columns = count <= 4 ? Math.min(count, 2) : count % 4 && count <= 12 ? 3 : 4;

@@ -1,15 +1,17 @@
-// The wall as a PNG picture, to put into a talk or a paper.
+// All frames (or the one image) as a PNG picture, to put into a talk or a paper.
 
 async function savePicture() {
-  const wall = at("wall"), scale = 2;
-  const { width, height, left, top } = wall.getBoundingClientRect();
+  const isStill = clip.count === 1, scale = 2;
+  const tiles = isStill ? [stage] : state.tiles;
+  const marks = at(isStill ? "stage-marks" : "wall-marks");
+  const { width, height, left, top } = marks.parentElement.getBoundingClientRect();
   const canvas = document.createElement("canvas");
   Object.assign(canvas, { width: Math.round(width * scale), height: Math.round(height * scale) });
   const context = canvas.getContext("2d");
   context.scale(scale, scale);
   context.fillStyle = getComputedStyle(document.querySelector(".card")).backgroundColor;
   context.fillRect(0, 0, width, height);
-  for (const { element, image, heat } of state.tiles) {
+  for (const { element, image, heat } of tiles) {
     const box = element.getBoundingClientRect();
     context.save();
     context.beginPath();
@@ -25,7 +27,7 @@ async function savePicture() {
     }
     context.restore();
   }
-  for (const shape of at("wall-marks").querySelectorAll("path, polygon, circle, rect")) drawShape(context, shape);
+  for (const shape of marks.querySelectorAll("path, polygon, circle, rect")) drawShape(context, shape);
   const blob = await new Promise((done) => canvas.toBlob(done, "image/png"));
   const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: "nonlocal.png" });
   link.click();

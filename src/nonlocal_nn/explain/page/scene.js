@@ -41,6 +41,8 @@ class Tile {
     this.image.draggable = false;
     this.heat = htmlElement("canvas", "heat");
     this.heat.setAttribute("aria-hidden", "true");
+    // its size is known before the picture is; a sequence, one row of pixels, is drawn taller than it is
+    element.style.aspectRatio = clip.aspect;
     element.prepend(this.image, this.heat);
   }
 
