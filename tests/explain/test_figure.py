@@ -12,8 +12,9 @@ from nonlocal_nn.data.decode import VideoReader
 from nonlocal_nn.explain.affinity import BlockAffinity, Capture
 from nonlocal_nn.explain.animation import save_animation
 from nonlocal_nn.explain.captions import weight_text
+from nonlocal_nn.explain.drawing import NEGATIVE, POSITIVE
 from nonlocal_nn.explain.explanation import Explanation
-from nonlocal_nn.explain.figure import NEGATIVE, POSITIVE, chosen_frames, draw, save
+from nonlocal_nn.explain.figure import chosen_frames, draw, save
 from nonlocal_nn.explain.geometry import GridGeometry
 from nonlocal_nn.explain.links import heat, largest, weight_by_frame
 
@@ -163,14 +164,16 @@ def test_shares_by_frame_and_the_largest_links():
 
 def test_frames_are_spread_evenly_and_hold_the_query():
     captured = captured_of(block_of(rows_of("gaussian")), frames=32)
-    assert chosen_frames(captured, None, 0) == [0, 6, 12, 19, 25, 31]
-    assert chosen_frames(captured, None, 14.4) == [0, 6, 14, 19, 25, 31]
-    assert chosen_frames(captured, 1, 9) == [9]
-    assert chosen_frames(captured, [31, 0, 4], 9) == [0, 4, 31]
-    assert chosen_frames(captured_of(block_of(rows_of("gaussian"))), None, 3) == list(range(8))
+    assert chosen_frames(captured, None, [0]) == [0, 6, 12, 19, 25, 31]
+    assert chosen_frames(captured, None, [14.4]) == [0, 6, 14, 19, 25, 31]
+    assert chosen_frames(captured, 1, [9]) == [9]
+    assert chosen_frames(captured, None, [14, 2, 16]) == [2, 6, 14, 16, 25, 31]
+    assert chosen_frames(captured, 2, [3, 5, 9]) == [3, 5]
+    assert chosen_frames(captured, [31, 0, 4], [9]) == [0, 4, 31]
+    assert chosen_frames(captured_of(block_of(rows_of("gaussian"))), None, [3]) == list(range(8))
     for wrong, message in ((0, "frames = 0"), (33, "frames = 33: the clip has 32"), ([0, 32], "0 .. 31")):
         with pytest.raises(ValueError, match=re.escape(message)):
-            chosen_frames(captured, wrong, 0)
+            chosen_frames(captured, wrong, [0])
 
 
 def test_blocks_and_queries_each_get_a_row():

@@ -23,6 +23,7 @@ from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.explain import animation, figure
 from nonlocal_nn.explain.affinity import Capture, capture
 from nonlocal_nn.explain.captions import choose_block
+from nonlocal_nn.explain.drawing import style
 from nonlocal_nn.explain.figure import Show
 from nonlocal_nn.explain.queries import QueryLike, find_queries
 
@@ -105,7 +106,7 @@ class Explanation:
     def _repr_png_(self) -> bytes:
         """The figure, as a notebook shows it."""
         stream = io.BytesIO()
-        with figure.style():
+        with style():
             self.figure().savefig(stream, format="png", dpi=110, metadata={"Software": None})
         return stream.getvalue()
 

@@ -14,8 +14,7 @@ Drawn by matplotlib without a window and without its global state; the same capt
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,22 +25,29 @@ from numpy.typing import NDArray
 from nonlocal_nn._files import write_whole
 from nonlocal_nn.explain.affinity import BlockAffinity, Capture
 from nonlocal_nn.explain.captions import block_line, choose_block, short, title_line, weight_note, weight_text
-from nonlocal_nn.explain.links import Link, heat, largest
+from nonlocal_nn.explain.drawing import (
+    NEGATIVE,
+    POSITIVE,
+    QUIET,
+    Arrows,
+    halo,
+    line_width,
+    nearest_shown,
+    overlay,
+    style,
+)
+from nonlocal_nn.explain.links import heat, largest
 from nonlocal_nn.explain.queries import Query, QueryLike, find_queries
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 Show = Literal["arrows", "heat", "both"]
 SUFFIXES = (".png", ".svg", ".pdf")
 ARROWS = 20  # as in the paper's Fig. 3
 FRAMES, FEW_FRAMES = 6, 8  # shown of a clip; all of one that has no more than a few
 
-# Okabe and Ito's colours, told apart by every kind of colour vision.
-POSITIVE, NEGATIVE, CENTRE = "#E69F00", "#56B4E9", "#D55E00"
-_INK, QUIET = "#1a1a1a", "#5c5c5c"
 # Inches.
 _MARGIN, _GAP, _HEAD, _CAPTION, _ROW_TITLE, _FOOT, _BAR = 0.2, 0.07, 0.62, 0.22, 0.26, 0.42, 0.75
 _WIDTH = 13.0
@@ -78,7 +84,7 @@ def draw(
         raise ValueError(f"show={show!r} does not exist; choose 'arrows', 'heat' or 'both'")
     chosen = list(captured.blocks.values()) if block == "all" else [choose_block(captured, block)]
     rows = [(one, asked) for one in chosen for asked in find_queries(captured, one, query)]
-    numbers = chosen_frames(captured, frames, rows[0][1].frame)
+    numbers = chosen_frames(captured, frames, [asked.frame for _, asked in rows])
     with style():
         return _Sheet(captured, rows, numbers, arrows, show).draw()
 
@@ -105,43 +111,31 @@ def _print(figure: Figure, path: Path, kind: str, metadata: dict[str, Any], dots
         figure.savefig(stream, format=kind, dpi=dots_per_inch, metadata=metadata)
 
 
-def chosen_frames(captured: Capture, frames: int | Sequence[int] | None, query_frame: float) -> list[int]:
-    """The numbers of the frames to show, ascending; evenly spread ones always hold the query's own.
+def chosen_frames(
+    captured: Capture, frames: int | Sequence[int] | None, query_frames: Sequence[float]
+) -> list[int]:
+    """The numbers of the frames to show, ascending; evenly spread ones give way to the queries' own.
 
     Raises ValueError for frames that the clip does not have.
     """
     count = len(captured.frames)
-    if isinstance(frames, int) or frames is None:
-        wanted = frames
-        if wanted is None:
-            wanted = count if count <= FEW_FRAMES else FRAMES
-        if not 1 <= wanted <= count:
-            raise ValueError(f"frames = {wanted}: the clip has {count}, from 1 to all of them can be shown")
-        numbers = np.unique(np.round(np.linspace(0, count - 1, wanted)).astype(int)) if wanted > 1 else [0]
-        own = min(count - 1, max(0, round(query_frame)))
-        nearest = int(np.argmin(np.abs(np.asarray(numbers) - own)))
-        return sorted({*(int(n) for i, n in enumerate(numbers) if i != nearest), own})
-    listed = sorted({int(number) for number in frames})
-    if not listed or listed[0] < 0 or listed[-1] >= count:
-        raise ValueError(f"frames {list(frames)}: the clip's frames are 0 .. {count - 1}")
-    return listed
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Our settings of matplotlib, whatever the user's are; ids in an SVG that are the same each time."""
-    import matplotlib as mpl
-
-    settings: dict[Any, Any] = {
-        **{"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9.0},
-        **{"svg.hashsalt": "nonlocal_nn", "svg.fonttype": "path", "pdf.fonttype": 42},
-        **{"text.color": _INK, "axes.titlesize": 9.0, "path.simplify": False, "text.parse_math": False},
-        **{"figure.facecolor": "white", "savefig.facecolor": "white", "image.interpolation": "antialiased"},
-    }
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(settings)
-        yield
+    if frames is not None and not isinstance(frames, int):
+        listed = sorted({int(number) for number in frames})
+        if not listed or listed[0] < 0 or listed[-1] >= count:
+            raise ValueError(f"frames {list(frames)}: the clip's frames are 0 .. {count - 1}")
+        return listed
+    wanted = (count if count <= FEW_FRAMES else FRAMES) if frames is None else frames
+    if not 1 <= wanted <= count:
+        raise ValueError(f"frames = {wanted}: the clip has {count}, from 1 to all of them can be shown")
+    numbers = {int(number) for number in np.linspace(0, count - 1, wanted).round()} if wanted > 1 else {0}
+    own = {min(count - 1, max(0, round(frame))) for frame in query_frames}
+    for frame in sorted(own - numbers):
+        free = numbers - own
+        if not free:
+            break
+        numbers.remove(min(free, key=lambda number: (abs(number - frame), number)))
+        numbers.add(frame)
+    return sorted(numbers)
 
 
 @dataclass(frozen=True)
@@ -262,13 +256,13 @@ class _Sheet:
         if self.show != "heat" and links and len(self.rows) == 1:
             weights = [links[0].weight, links[-1].weight] if len(links) > 1 else [links[0].weight]
             for weight in weights:
-                width = _line_width(weight, links[0].weight)
+                width = line_width(weight, links[0].weight)
                 line = Line2D(
                     [x / page, (x + 0.32) / page],
                     [y / total] * 2,
                     color=POSITIVE if weight > 0 else NEGATIVE,
                     linewidth=width,
-                    path_effects=_halo(width),
+                    path_effects=halo(width),
                     solid_capstyle="butt",
                 )
                 figure.add_artist(line)
@@ -276,125 +270,15 @@ class _Sheet:
                 figure.text((x + 0.4) / page, y / total, label, fontsize=8, color=QUIET, va="center")
                 x += 0.4 + 0.075 * len(label) + 0.22
         note = weight_note(block, row, links, len(self.rows), self.show)
-        if self.show != "heat" and _moved(links, self.frames):
+        places = [query.frame for _, query in self.rows]
+        if self.show != "heat":
+            places += [link.frame for link in links]
+        if any(abs(self.frames[nearest_shown(place, self.frames)] - place) > 0.5 for place in places):
             note += " Positions between two shown frames are drawn on the nearer one."
         lines = _wrapped(note, room - (x - _MARGIN), 8)[:2]
         for number, line_text in enumerate(lines):
             at = (y + 0.075 * (len(lines) - 1) - 0.15 * number) / total
             figure.text(x / page, at, line_text, fontsize=8, color=QUIET, va="center")
-
-
-@dataclass(frozen=True)
-class Arrows:
-    """Arrows in the coordinates of a row of frames: `pitch` pixels from one frame to the next.
-
-    The weight `most` gets the thickest arrow; None: the largest of those drawn.
-    """
-
-    axes: Axes
-    frames: Sequence[int]
-    pitch: float
-    most: float | None = None
-
-    def _place(self, frame: float, row: float, column: float) -> tuple[float, float]:
-        return _nearest(frame, self.frames) * self.pitch + column, row
-
-    def draw(self, query: Query, links: Sequence[Link]) -> None:
-        """The query's mark and an arrow to each link, the largest on top."""
-        from matplotlib.patches import FancyArrowPatch
-
-        start = self._place(query.frame, query.row, query.column)
-        flat = self.axes.get_ylim()[0] < 1  # a sequence: arrows along the line would hide each other
-        for link in reversed(links):
-            end = self._place(link.frame, link.row, link.column)
-            colour = POSITIVE if link.weight > 0 else NEGATIVE
-            width = _line_width(link.weight, self.most or links[0].weight)
-            if np.hypot(end[0] - start[0], end[1] - start[1]) < 0.02 * self.pitch:
-                self.axes.plot(
-                    *end,
-                    "o",
-                    ms=9 + 2 * width,
-                    mfc="none",
-                    mec=colour,
-                    mew=width,
-                    zorder=5,
-                    path_effects=_halo(width),
-                )
-                continue
-            arrow = FancyArrowPatch(
-                start,
-                end,
-                arrowstyle="-|>,head_length=0.42,head_width=0.2",
-                mutation_scale=6 + 3 * width,
-                connectionstyle="arc3,rad=-0.45" if flat else "arc3,rad=-0.06",
-                shrinkA=3.2,
-                shrinkB=0,
-                linewidth=width,
-                color=colour,
-                joinstyle="miter",
-                capstyle="round",
-                zorder=4,
-                path_effects=_halo(width),
-                clip_on=False,
-            )
-            self.axes.add_patch(arrow)
-        self.axes.plot(*start, "o", ms=7.5, mfc=CENTRE, mec="black", mew=2.6, zorder=6, clip_on=False)
-        self.axes.plot(*start, "o", ms=7.5, mfc=CENTRE, mec="white", mew=1.3, zorder=7, clip_on=False)
-
-
-def overlay(
-    axes: Axes,
-    picture: NDArray[np.uint8],
-    weights: NDArray[np.float64],
-    most: float,
-    signed: bool,
-    extent: tuple[float, float, float, float],
-) -> AxesImage:
-    """Weights (height, width) as colours over a picture, the stronger the larger; `most` is the strongest."""
-    axes.imshow(picture.mean(axis=2), cmap="gray", vmin=-40, vmax=320, extent=extent, zorder=1)
-    return axes.imshow(
-        weights,
-        cmap=_colours(signed),
-        vmin=-most if signed else 0,
-        vmax=most,
-        extent=extent,
-        alpha=0.9 * np.sqrt(np.minimum(np.abs(weights) / most, 1)),
-        zorder=2,
-    )
-
-
-def _colours(signed: bool) -> Any:
-    """From nothing to much; for weights of both signs, from blue to orange, as the arrows."""
-    import matplotlib as mpl
-    from matplotlib.colors import LinearSegmentedColormap
-
-    if signed:
-        return LinearSegmentedColormap.from_list(
-            "signed", ["#08306b", NEGATIVE, "#dddddd", POSITIVE, "#7f2704"]
-        )
-    bright = mpl.colormaps["inferno"](np.linspace(0.25, 1, 256))
-    return LinearSegmentedColormap.from_list("weights", bright)
-
-
-def _line_width(weight: float, largest_weight: float) -> float:
-    """Points, from 0.7 to 3.2, in proportion to the weight."""
-    return 0.7 + 2.5 * abs(weight) / abs(largest_weight)
-
-
-def _halo(width: float) -> list[Any]:
-    """A dark rim, so that a line shows on bright and dark pictures."""
-    from matplotlib.patheffects import Normal, Stroke
-
-    return [Stroke(linewidth=width + 1.3, foreground="black", alpha=0.55), Normal()]
-
-
-def _nearest(frame: float, shown: Sequence[int]) -> int:
-    return int(np.argmin(np.abs(np.asarray(shown) - frame)))
-
-
-def _moved(links: Sequence[Link], shown: Sequence[int]) -> bool:
-    """Whether an arrow ends on a frame that is not within half a step of its key's."""
-    return any(abs(shown[_nearest(link.frame, shown)] - link.frame) > 0.5 for link in links)
 
 
 def _wrapped(text: str, inches: float, points: float) -> list[str]:
