@@ -210,6 +210,12 @@ def test_what_is_refused(options, message):
         draw(captured_of(block_of(rows_of("gaussian"))), **options)
 
 
+def test_a_query_without_any_weight_is_said_to_have_none():
+    figure = draw(captured_of(block_of(np.zeros((96, 24), np.float32), "concatenation")), show="both")
+    assert "All 24 weights of this query are zero." in words(figure)
+    assert not arrows_of(figure.axes[0])
+
+
 def test_a_weight_has_its_unit():
     soft, dot = block_of(rows_of("gaussian")), block_of(rows_of("dot_product"), "dot_product")
     assert [weight_text(w, soft) for w in (0.1234, 1.0, 1e-6, 0)] == ["12 %", "100 %", "<0.01 %", "0 %"]

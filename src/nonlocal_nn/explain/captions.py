@@ -83,7 +83,9 @@ def weight_note(
 ) -> str:
     """What the weights of a picture are, and how much of them is drawn."""
     arrows = ""
-    if show != "heat":
+    if not np.any(row) and rows == 1:
+        arrows = f"All {_seen(block)} weights of this query are zero."
+    elif show != "heat":
         count = f"the {len(links)} largest of {_seen(block)} weights"
         if block.sums_to_one and rows == 1:
             held = 100 * sum(link.weight for link in links)
@@ -91,7 +93,7 @@ def weight_note(
         elif rows == 1:
             arrows = f"Arrows: {count} (in size)."
         else:
-            arrows = f"Arrows: the {len(links)} largest of {_seen(block)} weights of each query."
+            arrows = f"Arrows: the largest of {_seen(block)} weights of each query, thickness by weight."
     if block.sums_to_one:
         kind = "Weights are f/C, a softmax: a row sums to 1."
     elif block.pairwise == "dot_product":

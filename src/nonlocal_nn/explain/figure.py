@@ -168,7 +168,7 @@ class _Sheet:
         room = page - 2 * _MARGIN
         text(_MARGIN, 0.12, short(title_line(self.captured), room, 12), fontsize=12, weight="bold")
         text(_MARGIN, 0.37, short(self._what(), room, 9), fontsize=9, color=QUIET)
-        left = (page - bar - (count * panel + (count - 1) * _GAP)) / 2
+        left = _MARGIN
         for number, (block, query) in enumerate(self.rows):
             top = _HEAD + number * (band + 0.1)
             text(left, top + 0.05, short(self._row_title(block, query), room, 9), fontsize=9)

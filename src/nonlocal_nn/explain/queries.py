@@ -102,7 +102,7 @@ def find_queries(captured: Capture, block: BlockAffinity, query: QueryLike) -> l
             f"query {_listed(asked)} (frame, row, column) lies outside the clip that the network sees: "
             f"frames 0 .. {frames - 1}, rows 0 .. {height - 1}, columns 0 .. {width - 1}"
         )
-    return [_at(block, point, f"row {point[1]:g}, column {point[2]:g}")]
+    return [_at(block, point, f"nearest to row {point[1]:g}, column {point[2]:g}")]
 
 
 def _listed(numbers: Sequence[float]) -> str:
