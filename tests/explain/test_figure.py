@@ -209,7 +209,7 @@ def test_what_is_refused(options, message):
 
 def test_a_weight_has_its_unit():
     soft, dot = block_of(rows_of("gaussian")), block_of(rows_of("dot_product"), "dot_product")
-    assert [weight_text(w, soft) for w in (0.1234, 1.0, 1e-6, 0)] == ["12 %", "1e+02 %", "<0.01 %", "0 %"]
+    assert [weight_text(w, soft) for w in (0.1234, 1.0, 1e-6, 0)] == ["12 %", "100 %", "<0.01 %", "0 %"]
     assert [weight_text(w, dot) for w in (0.1234, -2)] == ["0.12", "-2"]
 
 

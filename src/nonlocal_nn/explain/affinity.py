@@ -122,7 +122,7 @@ def capture(
     The model runs in eval mode and without gradients, on the device it is on; its mode is then what it was.
 
     Args:
-        model: any network with `NonLocalBlock`s.
+        model: any network with non-local blocks.
         clip: what the model takes, a batch of one: (1, channels, frames, height, width), an image
             (1, channels, height, width) or a sequence (1, channels, n).
         blocks: names as in `model.named_modules()`; None: all of them.

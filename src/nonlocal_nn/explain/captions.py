@@ -72,7 +72,10 @@ def weight_text(weight: float, block: BlockAffinity) -> str:
     """A weight with its unit: percent where a row sums to one."""
     if not block.sums_to_one:
         return f"{weight:.2g}"
-    return "<0.01 %" if 0 < weight < 5e-5 else f"{100 * weight:.2g} %"
+    percent = 100 * weight
+    if 0 < percent < 0.005:
+        return "<0.01 %"
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
 
 
 def weight_note(

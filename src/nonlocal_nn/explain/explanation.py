@@ -144,7 +144,7 @@ def explain(
     can click, `.save("film.gif")` a film; `.captured.blocks[name].rows(positions)` has the numbers.
 
     Args:
-        model: any network with `NonLocalBlock`s: ours, or one that had blocks inserted.
+        model: any network with non-local blocks: ours, or one that had blocks inserted.
         clip: what the model takes, with or without a batch axis of one: (3, frames, height, width), an image
             (3, height, width), ...
         block, query, arrows, show: what is drawn, see `nonlocal_nn.explain.figure.draw`.
