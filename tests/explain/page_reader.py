@@ -87,7 +87,10 @@ class BlockReader:
 
     def _values(self, prefix: str) -> NDArray[np.float64]:
         scale, codes = self.arrays[f"{prefix}scale"].astype(float), self.arrays[f"{prefix}codes"]
-        root = codes / self.about["steps"] - (1 if self.about["signed"] else 0)
+        if prefix == "lead_":
+            root = codes / self.about["leaderSteps"]
+        else:
+            root = codes / self.about["steps"] - (1 if self.about["signed"] else 0)
         return np.asarray(scale[:, :1] + scale[:, 1:] * root * np.abs(root))
 
     def _positions(self, prefix: str) -> NDArray[np.int64]:

@@ -63,6 +63,10 @@ class Plan:
         return 1 / self.steps
 
 
+# The leaders' scale reaches from the smallest of them to the largest, whatever their signs.
+LEADER_PLAN = Plan(levels=255)
+
+
 def quantise(rows: Floats, plan: Plan) -> tuple[Floats, Codes]:
     """For each row the two numbers of its scale, its zero and its range; and the codes (rows, weights).
 
@@ -98,11 +102,11 @@ def encode(rows: Floats, key_shape: tuple[int, int, int], plan: Plan) -> Arrays:
     """
     arrays: Arrays = {}
     if plan.leaders:
-        arrays, _ = _largest(rows, plan.leaders, plan, "lead_")
+        arrays, _ = _largest(rows, plan.leaders, plan.signed, LEADER_PLAN, "lead_")
     if plan.top is None:
         arrays["scale"], arrays["codes"] = quantise(rows, plan)
         return arrays
-    largest, positions = _largest(rows, plan.top, plan, "")
+    largest, positions = _largest(rows, plan.top, plan.signed, plan, "")
     rest = rows.copy()
     np.put_along_axis(rest, positions, 0, axis=1)
     frames, height, width = key_shape
@@ -113,10 +117,10 @@ def encode(rows: Floats, key_shape: tuple[int, int, int], plan: Plan) -> Arrays:
     return arrays | largest
 
 
-def _largest(rows: Floats, count: int, plan: Plan, prefix: str) -> tuple[Arrays, Integers]:
+def _largest(rows: Floats, count: int, signed: bool, plan: Plan, prefix: str) -> tuple[Arrays, Integers]:
     """The arrays of the `count` largest weights (by size) of each row, and their positions in order."""
     count = min(count, rows.shape[1])
-    size = np.abs(rows) if plan.signed else rows
+    size = np.abs(rows) if signed else rows
     positions = np.sort(np.argpartition(size, -count, axis=1)[:, -count:], axis=1)
     scale, codes = quantise(np.take_along_axis(rows, positions, axis=1), plan)
     gaps = np.diff(positions, axis=1, prepend=0)

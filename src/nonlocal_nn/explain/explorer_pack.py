@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nonlocal_nn.explain.explorer_data import (
+    LEADER_PLAN,
     Deflater,
     Integers,
     PackedArray,
@@ -155,6 +156,7 @@ class _Packer:
             "steps": plan.steps,
             "signed": plan.signed,
             "leaders": plan.leaders,
+            "leaderSteps": LEADER_PLAN.steps,
             "top": plan.top,
             "cells": plan.cells,
             "binPixels": self._bins()[0],

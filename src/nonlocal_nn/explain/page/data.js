@@ -56,12 +56,8 @@ class Block {
     this.keys = new Grid(keys);
     this.packed = arrays;
     this.arrays = null;
-    // what a code stands for, as a part of its row's range: see quantise() in explorer_data.py
-    const codes = this.signed ? 2 * this.steps + 1 : this.steps + 1;
-    this.parts = Float32Array.from({ length: codes }, (_, code) => {
-      const root = code / this.steps - (this.signed ? 1 : 0);
-      return root * Math.abs(root);
-    });
+    this.parts = partsOf(this.steps, this.signed);
+    this.leaderParts = partsOf(this.leaderSteps, false);
   }
 
   /** Unpack the arrays; whoever asks meanwhile waits for the same. */
@@ -83,8 +79,8 @@ class Block {
   }
 
   /** The values that codes stand for, given their row's [zero, range]. */
-  values(codes, [zero, range]) {
-    return Float32Array.from(codes, (code) => zero + range * this.parts[code]);
+  values(codes, [zero, range], parts = this.parts) {
+    return Float32Array.from(codes, (code) => zero + range * parts[code]);
   }
 
   /** The weights of all keys for one query position. */
@@ -94,23 +90,23 @@ class Block {
       row = this.values(this.slice("codes", position), this.slice("scale", position));
     } else {
       row = new Float32Array(this.keys.count).fill(NaN);
-      for (const [key, value] of this.some("", position)) row[key] = value;
+      for (const [key, value] of this.some("", position, this.parts)) row[key] = value;
       this.spreadRest(row, this.values(this.slice("rest_codes", position), this.slice("rest_scale", position)));
     }
-    if (this.leaders) this.putLeaders(row, this.some("lead_", position));
+    if (this.leaders) this.putLeaders(row, this.some("lead_", position, this.leaderParts));
     return row;
   }
 
   /** [key, weight] of the weights that are stored with their positions. */
-  some(prefix, position) {
+  some(prefix, position, parts) {
     const low = this.slice(`${prefix}gap_low`, position), high = this.slice(`${prefix}gap_high`, position);
-    const values = this.values(this.slice(`${prefix}codes`, position), this.slice(`${prefix}scale`, position));
+    const values = this.values(this.slice(`${prefix}codes`, position), this.slice(`${prefix}scale`, position), parts);
     let key = 0;
     return Array.from(values, (value, i) => [(key += low[i] + 256 * high[i]), value]);
   }
 
   leadersOf(position) {
-    return new Set(this.leaders ? this.some("lead_", position).map(([key]) => key) : []);
+    return new Set(this.leaders ? this.some("lead_", position, this.leaderParts).map(([key]) => key) : []);
   }
 
   /** The finer weights of the leaders; no other weight is larger than the least of them. */
@@ -151,6 +147,14 @@ class Block {
     for (let i = 0; i < perFrame * length; i += 1) total[i % length] += all[start + i];
     return Array.from(total, (value) => value / (255 * perFrame));
   }
+}
+
+/** What each code stands for, as a part of its row's range: see quantise() in explorer_data.py. */
+function partsOf(steps, signed) {
+  return Float32Array.from({ length: signed ? 2 * steps + 1 : steps + 1 }, (_, code) => {
+    const root = code / steps - (signed ? 1 : 0);
+    return root * Math.abs(root);
+  });
 }
 
 /** Which of `cells` nearly equal runs each of `size` places belongs to: see cell_starts() in explorer_data.py. */
