@@ -204,17 +204,50 @@ class NonLocalBlock(nn.Module):
             ValueError: for an x that `forward` would refuse, or a query that is not a position of its grid.
         """
         self._check(x)
-        shape = tuple(x.shape[2:])
-        rows = flat_positions(queries.to(x.device), shape)
         theta, phi, _ = self._embed(x)
+        return self.affinity_of(theta, phi, queries)
+
+    @torch.no_grad()
+    def embeddings(
+        self, x: Float[Tensor, "batch channel *positions"]
+    ) -> tuple[Float[Tensor, "batch d *positions"], Float[Tensor, "batch d *keys"]]:
+        """The maps of theta_i and phi_j, from which `affinity_of` makes rows later.
+
+        >>> block = NonLocalBlock(4, dims=2)
+        >>> theta, phi = block.embeddings(torch.zeros(1, 4, 6, 8))
+        >>> theta.shape, phi.shape
+        (torch.Size([1, 2, 6, 8]), torch.Size([1, 2, 3, 4]))
+
+        Raises:
+            ValueError: for an x that `forward` would refuse.
+        """
+        self._check(x)
+        theta, phi, _ = self._embed(x)
+        return theta, phi
+
+    @torch.no_grad()
+    def affinity_of(
+        self,
+        theta: Float[Tensor, "batch d *positions"],
+        phi: Float[Tensor, "batch d *keys"],
+        queries: Int[Tensor, "query ..."],
+    ) -> Float[Tensor, "batch query key"]:
+        """The rows that `affinity` gives, from kept `embeddings`; no map is embedded again.
+
+        Raises:
+            ValueError: for a query that is not a position of theta's grid.
+        """
+        shape = tuple(theta.shape[2:])
+        rows = flat_positions(queries.to(theta.device), shape)
         mask = None
         if self.span != "spacetime" or self.temporal_groups > 1:
             groups = self._grouping.group_numbers
-            mask = groups(shape, x.device)[rows, None] == groups(self.key_shape(shape), x.device)[None, :]
+            device = theta.device
+            mask = groups(shape, device)[rows, None] == groups(tuple(phi.shape[2:]), device)[None, :]
         dtype = working_dtype(theta.dtype)
         theta_rows = theta.flatten(2)[:, :, rows].transpose(1, 2).to(dtype)
         keys = phi.flatten(2).transpose(1, 2).to(dtype)
-        with without_autocast(x.device):
+        with without_autocast(theta.device):
             if self.w_f is not None:
                 return reference.concatenation_affinity(*self._scores(theta_rows, keys), mask=mask)
             if self.pairwise == "dot_product":
