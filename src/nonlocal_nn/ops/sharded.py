@@ -116,8 +116,8 @@ def concatenation(
 
     Keys and values travel in a ring, and each shard's sorted prefixes give its part of the sum (see
     `nonlocal_nn.ops.sharded_hinge`, also for why). With R ranks each link carries N (1 + channels)
-    (R - 1) / R numbers forward, and backward those once more and N (1 + channels) gradients. Every rank goes through all
-    keys: memory is split over the ranks, this operation's time is not. Second derivatives raise
+    (R - 1) / R numbers forward, and backward those once more and N (1 + channels) gradients. Every rank goes
+    through all keys: memory is split over the ranks, this operation's time is not. Second derivatives raise
     NotImplementedError.
 
     Raises:
