@@ -36,7 +36,7 @@ class Sharding:
         if temporal_groups != 1:
             raise ValueError(
                 f"temporal_groups={temporal_groups} cannot be split over {dist.get_world_size(group)} "
-                "processes, a run of frames could lie on two; give each process whole runs and do not shard it"
+                "processes, a run of frames could lie on two; give each process whole runs, unsharded"
             )
         return cls(group)
 
