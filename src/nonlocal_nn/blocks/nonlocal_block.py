@@ -12,12 +12,14 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nonlocal_nn._typing import Float, Int
 from nonlocal_nn.blocks.grid import SPANS, Grouping, Span, flat_positions
 from nonlocal_nn.blocks.norm import FrozenBatchNorm
+from nonlocal_nn.blocks.sharding import Sharding
 from nonlocal_nn.ops import pairwise as ops
 from nonlocal_nn.ops import reference
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
@@ -82,6 +84,8 @@ class NonLocalBlock(nn.Module):
     Raises:
         ValueError: for options that do not exist or do not go together.
     """
+
+    _sharding: Sharding | None = None  # see `shard_over`
 
     def __init__(
         self,
@@ -176,7 +180,10 @@ class NonLocalBlock(nn.Module):
             ValueError: for another rank or number of channels, a map too small to subsample, or frames that
                 do not divide into the temporal groups.
         """
-        self._check(x)
+        if self._sharding is None:
+            self._check(x)
+        else:
+            self._sharding.check(x, self._check, pooled=self.subsample, dims=self.dims)
         theta, phi, g = self._embed(x)
         split = self._grouping.split
         y = self._average(split(theta), split(phi), split(g))
@@ -201,8 +208,14 @@ class NonLocalBlock(nn.Module):
         rows are computed: memory is queries x keys. Half precisions give float32. No gradient is kept.
 
         Raises:
-            ValueError: for an x that `forward` would refuse, or a query that is not a position of its grid.
+            ValueError: for an x that `forward` would refuse, a query that is not a position of its grid, or a
+                block that is split over processes, where no process has all keys.
         """
+        if self._sharding is not None:
+            raise ValueError(
+                "affinity needs all keys in one process; give the whole map to "
+                "copy.deepcopy(block).shard_over(None)"
+            )
         self._check(x)
         theta, phi, _ = self._embed(x)
         return self.affinity_of(theta, phi, queries)
@@ -335,7 +348,37 @@ class NonLocalBlock(nn.Module):
         self.norm = None
         return self
 
+    def shard_over(self, group: dist.ProcessGroup | None) -> NonLocalBlock:
+        """From now on x is this process's part of a map that is split over the processes of `group`.
+
+        >>> block = NonLocalBlock(4).shard_over(None)  # the whole map again
+
+        Process r of the group (`torch.distributed.group.WORLD`: all) gives its contiguous part of the frames
+        (dims=3; else of the first position axis); parts may differ in size. Every process gets z for its own
+        part, with keys from all of them: what the unsplit block gives. All call the block in the same order,
+        forward and backward. Span "space" needs no other process and sends nothing. Returns the block.
+
+        Gradients: those of x are complete. Those of the parameters are what this part adds: call
+        `nonlocal_nn.functional.sharded.sum_gradients(model.parameters(), group)` after the backward pass of
+        losses that add up to the whole one (a wrapper that averages them, like DistributedDataParallel, gives
+        1 / processes of that). Batch norm in training needs the statistics of all parts: use
+        `torch.nn.SyncBatchNorm.convert_sync_batchnorm(model, group)` or norm="frozen".
+
+        A copy (`copy.deepcopy`) is split like the block. A pickle is not: call this again where it is read.
+
+        Raises:
+            ValueError: here, with temporal_groups > 1, or when this process is not in the group. In
+                `forward`, on every process, when an x is wrong or they differ in anything but that axis, when
+                a part is empty, or when dims is 1 or 2 and a part that is pooled, but for the last, has an
+                odd size.
+        """
+        self._sharding = Sharding.of(group, self.span, self.temporal_groups)
+        return self
+
     def _average(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+        if self._sharding is not None:
+            scores = None if self.w_f is None else self._scores(theta, phi)
+            return self._sharding.average(theta, phi, g, scores, self.pairwise, self.scale)
         if self.w_f is not None:
             return ops.concatenation(*self._scores(theta, phi), g)
         if self.pairwise == "dot_product":
