@@ -18,17 +18,16 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-def _shapes(**tensors: Tensor) -> str:
+def _shapes(tensors: dict[str, Tensor]) -> str:
     return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
 
 
-def _check_kind(**tensors: Tensor) -> None:
-    dtypes = {tensor.dtype for tensor in tensors.values()}
-    devices = {tensor.device for tensor in tensors.values()}
-    if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
+def _check_kind(tensors: dict[str, Tensor]) -> None:
+    first, *others = tensors.values()
+    if not first.is_floating_point() or any(other.dtype != first.dtype for other in others):
         listed = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
         raise ValueError(f"the inputs must share one floating-point dtype, got {listed}; cast them first")
-    if len(devices) > 1:
+    if any(other.device != first.device for other in others):
         listed = ", ".join(f"{name} {tensor.device}" for name, tensor in tensors.items())
         raise ValueError(f"the inputs must be on one device, got {listed}")
 
@@ -40,16 +39,15 @@ def check_embeddings(theta: Tensor, phi: Tensor, g: Tensor | None = None) -> Non
         ValueError: with all the shapes, when they do not, or when there is no key to look at.
     """
     tensors = {"theta": theta, "phi": phi} | ({} if g is None else {"g": g})
-    shapes = _shapes(**tensors)
     if any(tensor.dim() != 3 for tensor in tensors.values()):
-        raise ValueError(f"expected (batch, positions, channels) tensors of rank 3, got {shapes}")
+        raise ValueError(f"expected (batch, positions, channels) tensors of rank 3, got {_shapes(tensors)}")
     if theta.shape[0] != phi.shape[0] or theta.shape[2] != phi.shape[2]:
-        raise ValueError(f"theta and phi must agree in batch and channels, got {shapes}")
+        raise ValueError(f"theta and phi must agree in batch and channels, got {_shapes(tensors)}")
     if g is not None and g.shape[:2] != phi.shape[:2]:
-        raise ValueError(f"g needs one row for each key of phi, got {shapes}")
+        raise ValueError(f"g needs one row for each key of phi, got {_shapes(tensors)}")
     if phi.shape[1] == 0:
-        raise ValueError(f"at least one key is needed to average over, got {shapes}")
-    _check_kind(**tensors)
+        raise ValueError(f"at least one key is needed to average over, got {_shapes(tensors)}")
+    _check_kind(tensors)
 
 
 def check_scores(a: Tensor, b: Tensor, g: Tensor | None = None) -> None:
@@ -59,18 +57,17 @@ def check_scores(a: Tensor, b: Tensor, g: Tensor | None = None) -> None:
         ValueError: with all the shapes, when they do not, or when there is no key to look at.
     """
     tensors = {"a": a, "b": b} | ({} if g is None else {"g": g})
-    shapes = _shapes(**tensors)
     if a.dim() != 2 or b.dim() != 2 or (g is not None and g.dim() != 3):
         raise ValueError(
-            f"expected a (batch, queries), b (batch, keys), g (batch, keys, channels), got {shapes}"
+            f"expected a (batch, queries), b (batch, keys), g (batch, keys, channels), got {_shapes(tensors)}"
         )
     if a.shape[0] != b.shape[0]:
-        raise ValueError(f"a and b must agree in batch, got {shapes}")
+        raise ValueError(f"a and b must agree in batch, got {_shapes(tensors)}")
     if g is not None and g.shape[:2] != b.shape:
-        raise ValueError(f"g needs one row for each key of b, got {shapes}")
+        raise ValueError(f"g needs one row for each key of b, got {_shapes(tensors)}")
     if b.shape[1] == 0:
-        raise ValueError(f"at least one key is needed to average over, got {shapes}")
-    _check_kind(**tensors)
+        raise ValueError(f"at least one key is needed to average over, got {_shapes(tensors)}")
+    _check_kind(tensors)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

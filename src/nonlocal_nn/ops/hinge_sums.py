@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
+from nonlocal_nn.ops.folding import fold_vmapped_one
 
 BLOCK = 32  # corners in a block
 CHUNK_BYTES = 32 * 2**20  # of rows of g, and of triangular weights, at a time
@@ -126,13 +127,17 @@ class HingeSum(torch.autograd.Function):
     """apply(a, b, g) -> hinge_sums; differentiable any number of times."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, g: Tensor) -> Tensor:
-        """The sums; nothing is kept but the inputs."""
-        ctx.save_for_backward(a, b, g)
+    def forward(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+        """The sums."""
         return hinge_sums(a, b, g)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        """Nothing is kept but the inputs."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """dg_j = hinge_sums(b, a, dy), da_i = dy_i . step_sums(a, b, g), db_j = g_j . step_sums(b, a, dy)."""
         a, b, g = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
@@ -140,25 +145,85 @@ class HingeSum(torch.autograd.Function):
             db = (StepSum.apply(b, a, dy) * g).sum(dim=2)
             return da, db, HingeSum.apply(b, a, dy)
         want_a, want_b, want_g = ctx.needs_input_grad
-        dg, step = _sums(b, a, dy, hinge=want_g, step=want_b) if want_b or want_g else (None, None)
-        return (
-            step_sums(a, b, g).mul_(dy).sum(dim=2) if want_a else None,
-            step.mul_(g).sum(dim=2) if step is not None and want_b else None,
-            dg if want_g else None,
-        )
+        return hinge_gradients(dy, a, b, g, (want_a, want_b, want_g))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Tensor) -> Any:
+        """A mapped axis is one more batch axis."""
+        return fold_vmapped_one(HingeSum.apply, info.batch_size, in_dims, arguments)
 
 
 class StepSum(torch.autograd.Function):
     """apply(a, b, g) -> step_sums; its slope in a and b is 0 almost everywhere."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, g: Tensor) -> Tensor:
-        """The sums; nothing is kept but a and b."""
-        ctx.save_for_backward(a, b)
+    def forward(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+        """The sums."""
         return step_sums(a, b, g)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+        """Nothing is kept but a and b."""
+        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[None, None, Tensor]:
         """dg_j = sum_i [a_i + b_j > 0] dy_i."""
         a, b = ctx.saved_tensors
         return None, None, StepSum.apply(b, a, dy)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Tensor) -> Any:
+        """A mapped axis is one more batch axis."""
+        return fold_vmapped_one(StepSum.apply, info.batch_size, in_dims, arguments)
+
+
+def hinge_gradients(
+    dy: Tensor, a: Tensor, b: Tensor, g: Tensor, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of a, b and g that are wanted; sums over i share one sorting of a."""
+    want_a, want_b, want_g = wanted
+    dg, step = _sums(b, a, dy, hinge=want_g, step=want_b) if want_b or want_g else (None, None)
+    db = step.mul_(g).sum(dim=2) if step is not None and want_b else None
+    del step
+    da = step_sums(a, b, g).mul_(dy).sum(dim=2) if want_a else None
+    return da, db, dg if want_g else None
+
+
+# --- one operator for torch.compile and torch.export, whose inside they need not follow ---
+
+
+@torch.library.custom_op("nonlocal_nn::hinge_sums", mutates_args=())
+def hinge_sums_op(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """`hinge_sums` as an operator."""
+    return hinge_sums(a, b, g)
+
+
+@hinge_sums_op.register_fake
+def _(a: Tensor, b: Tensor, g: Tensor) -> Tensor:  # noqa: ARG001
+    return g.new_empty(g.shape[0], a.shape[1], g.shape[2])
+
+
+@torch.library.custom_op("nonlocal_nn::hinge_gradients", mutates_args=())
+def _hinge_gradients_op(dy: Tensor, a: Tensor, b: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    da, db, dg = hinge_gradients(dy, a, b, g, (True, True, True))
+    assert da is not None
+    assert db is not None
+    assert dg is not None
+    return da, db, dg
+
+
+@_hinge_gradients_op.register_fake
+def _(dy: Tensor, a: Tensor, b: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG001
+    return a.new_empty(a.shape), b.new_empty(b.shape), g.new_empty(g.shape)
+
+
+def _op_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
+    ctx.save_for_backward(*inputs)
+
+
+def _op_backward(ctx: Any, dy: Tensor) -> Any:
+    return torch.ops.nonlocal_nn.hinge_gradients(dy, *ctx.saved_tensors)
+
+
+hinge_sums_op.register_autograd(_op_backward, setup_context=_op_context)

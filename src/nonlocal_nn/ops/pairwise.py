@@ -12,12 +12,15 @@ under autocast.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from nonlocal_nn._typing import Float
+from nonlocal_nn.ops import reference
 from nonlocal_nn.ops.checks import check_embeddings, check_scores, without_autocast, working_dtype
 from nonlocal_nn.ops.hinge_sums import HingeSum
-from nonlocal_nn.ops.softmax_rows import SoftmaxAverage
+from nonlocal_nn.ops.memory import check_budget
+from nonlocal_nn.ops.softmax import softmax_average
 
 FEW_KEYS = 512  # up to here concatenation's plain product beats sorting (measured on a CPU)
 
@@ -32,6 +35,8 @@ def gaussian(
     phi: Float[Tensor, "batch key d"],
     g: Float[Tensor, "batch key channel"],
     scale: float = 1.0,
+    *,
+    memory_budget: int | None = None,
 ) -> Float[Tensor, "batch query channel"]:
     """y_i = sum_j softmax_j(scale theta_i . phi_j) g_j (Eqs. 1 to 3), a few query rows at a time.
 
@@ -40,20 +45,27 @@ def gaussian(
     >>> gaussian(theta, phi, torch.ones(1, 4, 2)).allclose(torch.ones(1, 5, 2))  # weights sum to one
     True
 
-    The backward pass recomputes the rows, or keeps them where the whole matrix is smaller than the inputs.
-    Second derivatives raise NotImplementedError.
+    The backward pass is faster with the weights of the forward pass kept, queries x keys of them. They are
+    kept where they fit `memory_budget`, and made again, some at a time, where they do not: memory is then
+    linear in the positions.
+
+    memory_budget: bytes to be taken beside inputs, results and gradients; buffers follow from it, down to one
+        row. None: 32 MiB or an eighth of the memory that is free, whichever is more. 0: keep nothing, with
+        buffers as large as is fast.
+
+    Second derivatives work and are slow; third ones raise an error.
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
     """
     check_embeddings(theta, phi, g)
-    queries, keys, d, channels = theta.shape[1], phi.shape[1], theta.shape[2], g.shape[2]
+    check_budget(memory_budget)
     dtype, work = theta.dtype, working_dtype(theta.dtype)
     with without_autocast(theta.device):
         theta, phi, g = theta.to(work), phi.to(work), g.to(work)
-        keep = _matrix_is_small(queries, keys, min(d, channels))
-        y: Tensor = SoftmaxAverage.apply(theta, phi, g, scale, keep)
-        return y.to(dtype)
+        if torch.onnx.is_in_onnx_export():  # which needs the operation in ONNX's own operators
+            return reference.gaussian(theta, phi, g, scale).to(dtype)
+        return softmax_average(theta, phi, g, scale, memory_budget).to(dtype)
 
 
 def dot_product(
@@ -78,7 +90,9 @@ def dot_product(
     dtype, work = theta.dtype, working_dtype(theta.dtype)
     with without_autocast(theta.device):
         theta, phi, g = theta.to(work), phi.to(work), g.to(work)
-        if _matrix_is_small(queries, keys, d * channels / max(1, d + channels)):
+        # A program for many sizes, as torch.export makes, must not depend on one.
+        any_size = torch.compiler.is_exporting()
+        if not any_size and _matrix_is_small(queries, keys, d * channels / max(1, d + channels)):
             y = ((theta @ phi.transpose(1, 2)) / keys) @ g
         else:
             y = theta @ ((phi.transpose(1, 2) @ g) / keys)
@@ -108,7 +122,11 @@ def concatenation(
     dtype, work = g.dtype, working_dtype(g.dtype)
     with without_autocast(g.device):
         a, b, g = a.to(work), b.to(work), g.to(work)
+        if torch.onnx.is_in_onnx_export():  # ONNX has no search in sorted numbers
+            return (((a[:, :, None] + b[:, None, :]).relu() / keys) @ g).to(dtype)
+        if torch.compiler.is_compiling():
+            total: Tensor = torch.ops.nonlocal_nn.hinge_sums(a, b, g)
+            return (total / keys).to(dtype)
         if keys <= FEW_KEYS and _matrix_is_small(queries, keys, channels):
             return (((a[:, :, None] + b[:, None, :]).relu() / keys) @ g).to(dtype)
-        total: Tensor = HingeSum.apply(a, b, g)
-        return total.div_(keys).to(dtype)
+        return (HingeSum.apply(a, b, g) / keys).to(dtype)

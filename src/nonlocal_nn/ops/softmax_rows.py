@@ -1,160 +1,182 @@
-"""The softmax average without the N x N matrix: a few query rows at a time in one reused buffer.
+"""The softmax average a few query rows at a time, in one reused buffer that stays in the cache.
 
-With l_ij = scale theta_i . phi_j, m_i = max_j l_ij, p_ij = exp(l_ij - m_i) and s_i = sum_j p_ij the forward
-pass is
+With l_ij = scale theta_i . phi_j and p_i = softmax_j(l_ij), chunk by chunk of rows i:
 
-    y_i = (1/s_i) sum_j p_ij g_j
+    y_i = sum_j p_ij g_j
 
-and only m and s, two numbers a row, are kept beside inputs and result. The backward pass makes p again, row
-chunk by row chunk, unless told to keep it: four matrix products instead of five. With dy_i the gradient of
-y_i and u_i = dy_i / s_i,
+and, with dy_i the gradient of y_i,
 
-    dg_j     = sum_i p_ij u_i
-    dl_ij    = p_ij (u_i . g_j - (1/s_i) sum_k p_ik u_i . g_k)
+    dg_j     = sum_i p_ij dy_i
+    dl_ij    = p_ij (dy_i . g_j - sum_k p_ik dy_i . g_k)
     dtheta_i = scale sum_j dl_ij phi_j,      dphi_j = scale sum_i dl_ij theta_i
 
-The sum over k is u_i . y_i, but taken from the same products as the term before it: where one key has all the
-weight, the two cancel exactly. m and s are kept apart, not as one log-sum-exp: next to logits of 1e4 the
-logarithm of s would be rounded to 1e-3.
+The backward pass uses p where it was kept, which costs four matrix products, or makes it again, five. Between
+the products a row is touched twice: by torch's softmax, which finds the maximum, exponentiates and sums while
+the row is in the nearest cache, and to set to zero what is too small, see `TOO_SMALL`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops.checks import without_autocast
+from nonlocal_nn.ops.memory import scratch
+from nonlocal_nn.ops.products import add_product, product, uses_onednn
 
-# What one buffer of logits may take. The backward pass has two of them. On the CPU it should stay in the
-# last-level cache.
-CPU_CHUNK_BYTES = 4 * 2**20
+# What one buffer of weights may take. The backward pass has two of them. On the CPU a buffer should stay in
+# the last-level cache, but matrix products of fewer rows than ROWS lose more than the cache gives.
+CPU_CHUNK_BYTES = 8 * 2**20
+CPU_LARGE_CHUNK_BYTES = 16 * 2**20
+ROWS = 256
 DEVICE_CHUNK_BYTES = 256 * 2**20
 
+# Weights below 4e-18 (float64: 1e-87) are taken as zero. Even a million of them are far below the rounding of
+# any sum, but their products with gradients would be denormal numbers, which slow a CPU's matrix products
+# many times over: a trained network's backward pass took 225 ms with them and 76 without.
+TOO_SMALL = {torch.float32: 4e-18, torch.float64: 1e-87}
 
-def chunks(batch: int, queries: int, row_bytes: int, chunk_bytes: int) -> Iterator[tuple[slice, slice]]:
-    """Batch and query slices that cover everything, each with at most `chunk_bytes` of logits (or one row).
+Wanted = tuple[bool, bool, bool]
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def chunk_bytes(keys: int, like: Tensor, memory_budget: int | None) -> int:
+    """What one of two buffers may take; a budget of 0 means no more than is needed to be fast."""
+    row_bytes = keys * like.element_size()
+    if like.device.type == "cuda":
+        usual = DEVICE_CHUNK_BYTES
+    else:
+        usual = max(CPU_CHUNK_BYTES, min(CPU_LARGE_CHUNK_BYTES, ROWS * row_bytes))
+    return min(usual, memory_budget // 2) if memory_budget else usual
+
+
+def chunks(
+    batch: int, queries: int, row_bytes: int, chunk_bytes: int, *, single: bool = False
+) -> Iterator[tuple[slice, slice]]:
+    """Batch and query slices that cover everything, each with at most `chunk_bytes` of weights (or one row).
 
     >>> [(b.start, b.stop, q.start, q.stop) for b, q in chunks(2, 5, row_bytes=10, chunk_bytes=30)]
     [(0, 1, 0, 3), (0, 1, 3, 5), (1, 2, 0, 3), (1, 2, 3, 5)]
+
+    single: one entry of the batch at a time.
     """
-    rows = max(1, chunk_bytes // row_bytes)
-    # Small matrices (one frame, one position across frames) go many at a time, large ones a part at a time.
-    batch_step = max(1, rows // max(1, queries))
+    rows = max(1, chunk_bytes // max(1, row_bytes))
+    # Small matrices (one frame, one position across frames) go many at a time, large ones in equal parts.
+    batch_step = 1 if single else max(1, rows // max(1, queries))
+    rows = -(-queries // -(-queries // rows)) if queries else 1
     for first in range(0, batch, batch_step):
         for row in range(0, queries, rows):
             yield slice(first, min(first + batch_step, batch)), slice(row, min(row + rows, queries))
 
 
+def _plan(theta: Tensor, keys: int, memory_budget: int | None) -> Iterator[tuple[slice, slice]]:
+    batch, queries, _ = theta.shape
+    size = chunk_bytes(keys, theta, memory_budget)
+    single = uses_onednn(theta, queries, keys)
+    return chunks(batch, queries, keys * theta.element_size(), size, single=single)
+
+
 class _Buffer:
-    """One allocation, lent again and again as (batch, rows, keys)."""
+    """One allocation, lent again and again as (batch, rows, keys); none where products bring their own."""
 
-    def __init__(self, like: Tensor, keys: int) -> None:
-        self._flat = like.new_empty(0)
-        self._keys = keys
+    def __init__(self, theta: Tensor, keys: int) -> None:
+        self._like, self._keys = theta, keys
+        self._lends = not uses_onednn(theta, theta.shape[1], keys)
+        self._flat = theta.new_empty(0)
 
-    def take(self, batch: int, rows: int) -> Tensor:
-        size = batch * rows * self._keys
+    def take(self, some: slice, rows: slice) -> Tensor | None:
+        if not self._lends:
+            return None
+        batch, count = some.stop - some.start, rows.stop - rows.start
+        size = batch * count * self._keys
         if self._flat.numel() < size:  # the first chunk is the largest
-            self._flat = self._flat.new_empty(size)
-        return self._flat[:size].view(batch, rows, self._keys)
+            self._flat = scratch((size,), self._like)
+        return self._flat[:size].view(batch, count, self._keys)
 
 
-def _exp_below(logits: Tensor, row_max: Tensor) -> None:
-    """exp(logits - row_max) in place; weights under 4e-18 (float64: 1e-87) of a row's largest become zero.
+def _weights(theta: Tensor, phi: Tensor, buffer: Tensor | None, kept: Tensor | None = None) -> Tensor:
+    """The rows p of these queries, in `kept` or in `buffer`; theta is scaled already."""
+    logits = product(theta, phi, buffer if kept is None else kept)
+    p = logits if kept is None else kept
+    torch.softmax(logits, dim=2, out=p)
+    if p.device.type == "cpu":
+        torch.threshold_(p, TOO_SMALL[p.dtype], 0.0)
+    return p
 
-    Even a million of them are far below the rounding of any sum, but their products with gradients would be
-    denormal numbers, which slow a CPU's exp and matrix products many times over.
+
+def forward(
+    theta: Tensor, phi: Tensor, g: Tensor, scale: float, *, keep: bool, memory_budget: int | None
+) -> tuple[Tensor, Tensor]:
+    """Y (batch, queries, channels), and p (batch, queries, keys) if it is to be kept, else an empty tensor.
+
+    >>> theta, phi, g = torch.randn(1, 5, 3), torch.randn(1, 4, 3), torch.randn(1, 4, 2)
+    >>> y, p = forward(theta, phi, g, 1.0, keep=True, memory_budget=None)
+    >>> torch.allclose(y, p @ g), bool((p.sum(dim=2) - 1).abs().max() < 1e-6)
+    (True, True)
     """
-    floor = -200.0 if logits.dtype == torch.float64 else -40.0
-    torch.threshold_(logits.sub_(row_max), floor, float("-inf")).exp_()
+    batch, queries, keys = theta.shape[0], theta.shape[1], phi.shape[1]
+    y = theta.new_empty(batch, queries, g.shape[2])
+    kept = scratch((batch, queries, keys), theta) if keep else theta.new_empty(0)
+    buffer = _Buffer(theta, keys)
+    theta, g_rows = _scaled(theta, scale, keys), g.transpose(1, 2)
+    for some, rows in _plan(theta, keys, memory_budget):
+        if keep:
+            p = _weights(theta[some, rows], phi[some], None, kept[some, rows])
+        else:
+            p = _weights(theta[some, rows], phi[some], buffer.take(some, rows))
+        _into(y[some, rows], p, g_rows[some])
+    return y, kept
 
 
-def _plan(theta: Tensor, phi: Tensor) -> Iterator[tuple[slice, slice]]:
-    chunk_bytes = CPU_CHUNK_BYTES if theta.device.type == "cpu" else DEVICE_CHUNK_BYTES
-    return chunks(theta.shape[0], theta.shape[1], phi.shape[1] * phi.element_size(), chunk_bytes)
-
-
-class SoftmaxAverage(torch.autograd.Function):
-    """apply(theta, phi, g, scale, keep) -> y; differentiable once. `keep` saves the matrix p."""
-
-    @staticmethod
-    def forward(ctx: Any, theta: Tensor, phi: Tensor, g: Tensor, scale: float, keep: bool) -> Tensor:
-        """Y, in chunks of rows; see the module's equations."""
-        batch, queries, _ = theta.shape
-        y = theta.new_empty(batch, queries, g.shape[2])
-        row_max, row_sum = theta.new_empty(batch, queries, 1), theta.new_empty(batch, queries, 1)
-        keep = keep and any(ctx.needs_input_grad)
-        kept = theta.new_empty(batch, queries, phi.shape[1]) if keep else theta.new_empty(0)
-        buffer = _Buffer(theta, phi.shape[1])
-        for some, rows in _plan(theta, phi):
-            shape = (some.stop - some.start, rows.stop - rows.start)
-            p = kept[some, rows] if keep else buffer.take(*shape)
-            torch.bmm(theta[some, rows] * scale, phi[some].transpose(1, 2), out=p)
-            row_max[some, rows] = p.amax(dim=2, keepdim=True)
-            _exp_below(p, row_max[some, rows])
-            row_sum[some, rows] = p.sum(dim=2, keepdim=True)
-            y[some, rows] = torch.bmm(p, g[some]).div_(row_sum[some, rows])
-        ctx.scale, ctx.kept = scale, keep
-        ctx.save_for_backward(theta, phi, g, row_max, row_sum, kept)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients that are asked for; differentiating them again raises an error."""
-        with torch.no_grad(), without_autocast(dy.device):
-            grads: tuple[Tensor | None, ...] = _gradients(ctx, dy)
-        if torch.is_grad_enabled():
-            wanted = [grad for grad in grads if grad is not None]
-            # Inputs that require gradients, so that a second differentiation reaches the error below.
-            guarded = iter(_FirstDerivativeOnly.apply(*[grad.detach().requires_grad_() for grad in wanted]))
-            grads = tuple(None if grad is None else next(guarded) for grad in grads)
-        return (*grads, None, None)
-
-
-class _FirstDerivativeOnly(torch.autograd.Function):
-    """Passes gradients on, and says what to do when they are to be differentiated once more."""
-
-    @staticmethod
-    def forward(_: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        return tuple(grad.view_as(grad) for grad in grads)
-
-    @staticmethod
-    def backward(_: Any, *_second: Tensor) -> Any:
-        raise NotImplementedError(
-            "gaussian in linear memory has first derivatives only; for second derivatives use another "
-            "pairwise function, or nonlocal_nn.ops.reference.gaussian, which holds the queries x keys matrix"
-        )
-
-
-def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    theta, phi, g, row_max, row_sum, kept = ctx.saved_tensors
-    want_theta, want_phi, want_g, *_ = ctx.needs_input_grad
-    dtheta = torch.zeros_like(theta) if want_theta else None
-    dphi = torch.zeros_like(phi) if want_phi else None
-    dg = torch.zeros_like(g) if want_g else None
-    u = dy / row_sum
-    first, second = _Buffer(theta, phi.shape[1]), _Buffer(theta, phi.shape[1])
-    for some, rows in _plan(theta, phi):
-        shape = (some.stop - some.start, rows.stop - rows.start)
-        if ctx.kept:
+def backward(
+    dy: Tensor,
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    scale: float,
+    kept: Tensor | None,
+    wanted: Wanted,
+    *,
+    memory_budget: int | None,
+) -> Gradients:
+    """The gradients of theta, phi and g that are wanted, from dy (batch, queries, channels)."""
+    keys = phi.shape[1]
+    dtheta = torch.empty_like(theta) if wanted[0] else None
+    # Sums over queries are made transposed: so their products read the weights as they lie in memory.
+    dphi = torch.zeros_like(phi.transpose(1, 2), memory_format=torch.contiguous_format) if wanted[1] else None
+    dg = torch.zeros_like(g.transpose(1, 2), memory_format=torch.contiguous_format) if wanted[2] else None
+    first, second = _Buffer(theta, keys), _Buffer(theta, keys)
+    theta = _scaled(theta, scale, keys)
+    phi_rows = phi.transpose(1, 2)
+    for some, rows in _plan(theta, keys, memory_budget):
+        if kept is not None:
             p = kept[some, rows]
         else:
-            p = first.take(*shape)
-            torch.bmm(theta[some, rows] * ctx.scale, phi[some].transpose(1, 2), out=p)
-            _exp_below(p, row_max[some, rows])
+            p = _weights(theta[some, rows], phi[some], first.take(some, rows))
         if dg is not None:
-            dg[some].baddbmm_(p.transpose(1, 2), u[some, rows])
+            add_product(dg[some], dy[some, rows].transpose(1, 2), p.transpose(1, 2))
         if dtheta is None and dphi is None:
             continue
-        dl = second.take(*shape)
-        torch.bmm(u[some, rows], g[some].transpose(1, 2), out=dl)
-        dl.mul_(p)
-        dl.addcmul_(p, dl.sum(dim=2, keepdim=True).div_(row_sum[some, rows]), value=-1)
+        dl = product(dy[some, rows], g[some], second.take(some, rows))
+        torch.ops.aten._softmax_backward_data.out(dl, p, 2, dl.dtype, grad_input=dl)
         if dtheta is not None:
-            dtheta[some, rows] = torch.bmm(dl, phi[some]).mul_(ctx.scale)
+            _into(dtheta[some, rows], dl, phi_rows[some])
         if dphi is not None:
-            dphi[some].baddbmm_(dl.transpose(1, 2), theta[some, rows], alpha=ctx.scale)
-    return dtheta, dphi, dg
+            add_product(dphi[some], theta[some, rows].transpose(1, 2), dl.transpose(1, 2))
+    if dtheta is not None and scale != 1:
+        dtheta.mul_(scale)
+    return dtheta, None if dphi is None else dphi.transpose(1, 2), None if dg is None else dg.transpose(1, 2)
+
+
+def _scaled(theta: Tensor, scale: float, keys: int) -> Tensor:
+    theta = theta if scale == 1 else theta * scale
+    # oneDNN is slow where the left matrix is transposed in memory
+    return theta.contiguous() if uses_onednn(theta, theta.shape[1], keys) else theta
+
+
+def _into(target: Tensor, left: Tensor, right: Tensor) -> None:
+    """Target = left right^T; `target` may be a part of a larger tensor, and transposed in memory."""
+    made = product(left, right, target)
+    if made is not target:
+        target.copy_(made)
