@@ -103,7 +103,7 @@ def of_operator(function: Callable[..., Tensor]) -> Build:
 
 
 def passes(forward: Callable[[], Tensor], operands: Operands, also: tuple[Tensor, ...] = ()) -> Call:
-    """Forward without gradients, or forward and the gradients of the leaves (and of `also`, a block's weights)."""
+    """Forward alone, or with the gradients of the leaves (and of `also`, a block's weights)."""
 
     @torch.no_grad()
     def only_forward() -> tuple[Tensor, ...]:

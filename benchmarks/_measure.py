@@ -52,7 +52,7 @@ def prepare(settings: Settings) -> None:
 
 
 def time_case(case: Case, names: tuple[str, ...], settings: Settings) -> dict[str, Row]:
-    """Seconds of each contender, in turns A B C A B C; the fastest round counts. Results are compared first."""
+    """Seconds of each contender, in turns A B C A B C; results are compared first."""
     prepare(settings)
     operands = Operands(case, settings.device)
     known = contenders(case, settings.peers)
@@ -64,7 +64,7 @@ def time_case(case: Case, names: tuple[str, ...], settings: Settings) -> dict[st
         try:
             calls[name] = known[name].build(operands)
             seconds, result = timed(calls[name], settings.device)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
             calls.pop(name, None)
             rows[name] = {"status": failure(error)}
             continue
@@ -82,7 +82,7 @@ def time_case(case: Case, names: tuple[str, ...], settings: Settings) -> dict[st
     for row in rows.values():
         if row["status"] == "measured":
             row["seconds"], row["runs"] = min(row["rounds"]), len(row["rounds"])
-    if case.level == "operator" and "products" in "".join(names):
+    if "products" in names and case.flops > 1e8:
         rate = square_rate_gflops(
             getattr(torch, case.dtype), settings.device, lambda call: fastest(call, settings.device)
         )
@@ -154,7 +154,7 @@ def peak_of(case: Case, name: str, settings: Settings) -> Row:
         resident_bytes("VmHWM", reset=True)
     try:
         seconds, _result = timed(call, settings.device)
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         return {"status": failure(error)}
     total = torch.cuda.max_memory_allocated(settings.device) if on_gpu else resident_bytes("VmHWM")
     return {
@@ -169,7 +169,7 @@ def peak_of(case: Case, name: str, settings: Settings) -> Row:
 def failure(error: BaseException) -> str:
     """One line; running out of memory in few words."""
     text = str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text.lower():
         return "out of memory"
     return f"failed: {text.splitlines()[0] if text else type(error).__name__}"
 

@@ -15,8 +15,7 @@ KEEP_ALL = 1 << 50
 
 def gaussian(theta: Tensor, phi: Tensor, g: Tensor, memory_budget: int | None) -> Tensor:
     """The softmaxes. `memory_budget` bytes may be kept for the backward pass; None is the default."""
-    del memory_budget  # HERE: pass memory_budget=memory_budget once the operator takes it
-    return pairwise.gaussian(theta, phi, g)
+    return pairwise.gaussian(theta, phi, g, memory_budget=memory_budget)
 
 
 def dot_product(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:

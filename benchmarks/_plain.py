@@ -1,4 +1,4 @@
-"""The operation as everyone writes it in PyTorch, on the operands and as a block: what ours is measured against.
+"""The operation as everyone writes it in PyTorch, on plain tensors and as a block.
 
 The functions take (batch, positions, channels). `PlainBlock` has its own copy of a NonLocalBlock's weights.
 """

@@ -17,7 +17,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch", "numpy", "nonlocal_nn.blocks.nonlocal_block"])
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The process did not end in its own way; the text says how it ended."""
 
 
@@ -25,7 +25,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any, limit_second
     """function(*arguments), both importable by name.
 
     Raises:
-        Stopped: where it failed, was killed or took longer than the limit.
+        StoppedError: where it failed, was killed or took longer than the limit.
     """
     receiver, sender = CONTEXT.Pipe(duplex=False)
     process = CONTEXT.Process(target=_run, args=(sender, function, arguments), daemon=True)
@@ -33,12 +33,12 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any, limit_second
     sender.close()
     try:
         if not receiver.poll(limit_seconds):
-            raise Stopped(f"stopped after {limit_seconds:.0f} s")
+            raise StoppedError(f"stopped after {limit_seconds:.0f} s")
         try:
             kind, answer = receiver.recv()
         except EOFError:
             process.join(10)
-            raise Stopped(f"killed (exit code {process.exitcode}), most likely out of memory") from None
+            raise StoppedError(f"killed (exit code {process.exitcode}), most likely out of memory") from None
     finally:
         if process.is_alive():
             process.join(1)
@@ -46,7 +46,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any, limit_second
         process.join()
         receiver.close()
     if kind == "error":
-        raise Stopped(answer)
+        raise StoppedError(answer)
     return answer
 
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from _cases import Case
 from _contenders import Contender, contenders
 from _measure import Settings, peak_of, refusal, room_bytes, time_case
-from _processes import Stopped, in_fresh_process
+from _processes import StoppedError, in_fresh_process
 from _store import Row, Store
 
 NO_MEMORY_OF = ("products", "products_chunked")  # they stand for the machine, not for a way to do it
@@ -81,7 +81,7 @@ def _time(
 ) -> None:
     try:
         timed = in_fresh_process(time_case, case, names, settings, limit_seconds=limit_seconds)
-    except Stopped as stopped:
+    except StoppedError as stopped:
         if len(names) == 1:
             rows[names[0]]["status"] = str(stopped)
             return
@@ -97,7 +97,7 @@ def _in_process(function: object, *arguments: object, limit_seconds: float) -> R
     try:
         answer: Row = in_fresh_process(function, *arguments, limit_seconds=limit_seconds)  # type: ignore[arg-type]
         return answer
-    except Stopped as stopped:
+    except StoppedError as stopped:
         return {"status": str(stopped)}
 
 

@@ -39,9 +39,7 @@ class Store:
             saved = json.loads(path.read_text(encoding="utf-8"))
             return cls(path, saved["machine"], saved["code"], saved["rows"])
         except OSError as error:
-            raise ValueError(
-                f"no results in {path} ({error.strerror}); run without --markdown first"
-            ) from error
+            raise ValueError(f"no results in {path} ({error.strerror}); measure first") from error
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} does not hold results of a benchmark: {error!r}") from error
 

@@ -1,4 +1,4 @@
-"""Operators and blocks: time, peak memory and agreement, beside the plain form, SDPA and other projects' blocks.
+"""Operators and blocks beside the plain form, SDPA and other projects' blocks: time, memory, agreement.
 
     python3 run.py bench operators --threads 2 --peer ../Non-local_pytorch --peer ../SlowFast --peer ../mmcv
     python3 run.py bench operators --resume --peer ...       # go on after a stop (Ctrl-C loses one case)
