@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Set up and run everything in this project: python3 run.py demo | test | bench | lint | docs.
+"""Set up and run everything in this project: python3 run.py demo | test | test-browser | bench | lint | docs.
 
 Needs Python 3.11 or newer and nothing else. The first call makes `.venv` beside this file and installs the
 exact packages that requirements/ lists, checked by hash; later calls start at once.
@@ -43,6 +43,8 @@ commands:
   demo    train a plain and a non-local network on rendered video, and compare them on held-out video
   test    run the tests                  python3 run.py test                    all of them
                                          python3 run.py test tests/ops -k gauss a few (any pytest options)
+  test-browser  run the explorer's tests in a browser (Chromium, which is installed where there is none)
+                                         python3 run.py test-browser -k drag    a few
   bench   run the measurements           python3 run.py bench                   all of benchmarks/
                                          python3 run.py bench NAME [options]    benchmarks/NAME.py
   lint    check style, types and which part may import which
@@ -299,6 +301,76 @@ def call(command: list[str], doing: str) -> None:
         )
 
 
+# --- the browser that the explorer is tested in ---
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def find_browser(root: Path) -> str | None:
+    """A Chromium that starts: the one that NONLOCAL_CHROMIUM names, one on the PATH, or Playwright's own."""
+    if named := os.environ.get("NONLOCAL_CHROMIUM"):
+        if not starts(named):
+            raise SetupError(f"NONLOCAL_CHROMIUM={named} is no browser that starts")
+        return named
+    for name in BROWSERS:
+        if (path := shutil.which(name)) and starts(path):
+            return path
+    ask = "import playwright.sync_api as a\nwith a.sync_playwright() as p: print(p.chromium.executable_path)"
+    command = [str(venv_program(root, "python")), "-c", ask]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    path = answer.stdout.strip()
+    return path if path and starts(path) else None
+
+
+def starts(browser: str) -> bool:
+    """False for a missing file, and for one that lacks a library or only stands in for a package."""
+    try:
+        answer = subprocess.run([browser, "--version"], capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0
+
+
+def browser_installers(root: Path) -> dict[str, list[list[str]]]:
+    """The ways to get a Chromium here, the one that changes least first, each as commands to run in order."""
+    ways = {
+        "installing Playwright's": [
+            [str(venv_program(root, "python")), "-m", "playwright", "install", "chromium"]
+        ]
+    }
+    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
+        install = ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]
+        ways["installing Debian's"] = [["apt-get", "update"], install]
+    return ways
+
+
+def ensure_browser(root: Path, say: Say = print) -> str:
+    """The path of a Chromium that starts, installed where there was none.
+
+    Raises SetupError where none can be had.
+    """
+    with lock(root, say):
+        if found := find_browser(root):
+            return found
+        for way, commands in browser_installers(root).items():
+            say(f"run.py: no Chromium found; {way}")
+            environment = {**child_environment(), "DEBIAN_FRONTEND": "noninteractive"}
+            for command in commands:
+                done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    said = (done.stdout + done.stderr).strip().splitlines() or [
+                        f"exit status {done.returncode}"
+                    ]
+                    say(f"run.py: {shlex.join(command)} failed: {said[-1].strip()}")
+                    break
+            if found := find_browser(root):
+                return found
+    raise SetupError(
+        "no Chromium to run the tests in. Install one (Debian: apt-get install chromium), or name one: "
+        "NONLOCAL_CHROMIUM=/path/to/chromium python3 run.py test-browser"
+    )
+
+
 # --- the commands ---
 
 
@@ -313,6 +385,14 @@ def test(root: Path, rest: list[str]) -> int:
         workers = ["-n", str(max(1, min(4, os.cpu_count() or 1)))]
         environment.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     become([str(venv_program(root, "python")), "-m", "pytest", *workers, *rest], root, environment)
+
+
+def test_browser(root: Path, rest: list[str]) -> int:
+    try:
+        environment = {**child_environment(), "NONLOCAL_CHROMIUM": ensure_browser(root)}
+    except SetupError as error:
+        sys.exit(f"run.py test-browser: {error}")
+    become([str(venv_program(root, "python")), "-m", "pytest", "tests/browser", *rest], root, environment)
 
 
 def bench(root: Path, rest: list[str]) -> int:
@@ -389,6 +469,7 @@ def become(program: list[str], root: Path, environment: dict[str, str]) -> NoRet
 COMMANDS = {
     "demo": (demo, "demo"),
     "test": (test, "dev"),
+    "test-browser": (test_browser, "dev"),
     "bench": (bench, "demo"),
     "lint": (lint, "dev"),
     "docs": (docs, "dev"),
@@ -398,7 +479,7 @@ COMMANDS = {
 def main(arguments: list[str], root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(
         prog="run.py",
-        usage="python3 run.py {demo,test,bench,lint,docs} [options of that command]",
+        usage="python3 run.py {demo,test,test-browser,bench,lint,docs} [options of that command]",
         description="Set up this project and run it. Needs Python 3.11 or newer and nothing else.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,

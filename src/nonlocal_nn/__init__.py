@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nonlocal_nn import functional as functional
     from nonlocal_nn.blocks.insert import insert_blocks as insert_blocks
     from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock as NonLocalBlock
+    from nonlocal_nn.explain.explanation import explain as explain
     from nonlocal_nn.models.catalog import create_model as create_model
     from nonlocal_nn.models.catalog import list_models as list_models
     from nonlocal_nn.models.io import load_blocks as load_blocks
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# public name -> the module that defines it ("functional" is a module itself)
+# public name -> the module that defines it ("functional" is a module itself, "explain" a package to call)
 _HOME = {
     "functional": "nonlocal_nn.functional",
     "NonLocalBlock": "nonlocal_nn.blocks.nonlocal_block",
     "insert_blocks": "nonlocal_nn.blocks.insert",
     "create_model": "nonlocal_nn.models.catalog",
     "list_models": "nonlocal_nn.models.catalog",
+    "explain": "nonlocal_nn.explain",
     "load_blocks": "nonlocal_nn.models.io",
     "load_model": "nonlocal_nn.models.io",
     "save_model": "nonlocal_nn.models.io",
@@ -43,7 +45,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'nonlocal_nn' has no attribute {name!r}; it has: {', '.join(__all__)}")
     module = importlib.import_module(_HOME[name])
-    value = module if name == "functional" else getattr(module, name)
+    value = module if name in ("functional", "explain") else getattr(module, name)
     globals()[name] = value
     return value
 

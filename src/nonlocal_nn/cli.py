@@ -69,6 +69,13 @@ COMMANDS = {
         example="nonlocal predict clip.mp4 --checkpoint runs/first",
         positional="videos",
     ),
+    "explain": Command(
+        summary="see what non-local blocks relate: figure, film, page, statistics",
+        options="nonlocal_nn.explain.config:ExplainConfig",
+        body="nonlocal_nn.commands.explain:explain_command",
+        example="nonlocal explain clip.mp4 --checkpoint runs/first --out figure.png",
+        positional="videos",
+    ),
     "models": Command(
         summary="list the networks: parameters, operations, ratios to the baseline",
         options="nonlocal_nn.commands.models:ModelsConfig",
@@ -273,7 +280,7 @@ def _help() -> str:
     lines = [
         "usage: nonlocal COMMAND [options]",
         "",
-        "Non-local neural networks for video: train, test, predict.",
+        "Non-local neural networks for video: train, test, predict, explain.",
         "",
         "commands:",
         *(f"  {name:9}{command.summary}" for name, command in COMMANDS.items()),

@@ -4,10 +4,13 @@
 >>> theta, phi, g = torch.randn(2, 10, 8), torch.randn(2, 6, 8), torch.randn(2, 6, 4)
 >>> nl.functional.gaussian(theta, phi, g).shape
 torch.Size([2, 10, 4])
+
+`sharded` has the same functions where positions are split over the processes of a `torch.distributed` group.
 """
 
 from __future__ import annotations
 
+from nonlocal_nn.ops import sharded
 from nonlocal_nn.ops.pairwise import concatenation, dot_product, gaussian
 
-__all__ = ["concatenation", "dot_product", "gaussian"]
+__all__ = ["concatenation", "dot_product", "gaussian", "sharded"]

@@ -50,6 +50,10 @@ def test_called_again_it_goes_on_with_more_seeds_and_tells_what_it_found(
     assert "is finished; nothing to do" in printed.err
     assert "over 2 seeds" in printed.out
     assert "nonlocal predict" in printed.out  # the video it asks about, and how to ask again
+    assert "nonlocal explain" in printed.out
+    for name, start in (("explain.png", b"\x89PNG"), ("explain.html", b"<!")):
+        assert (demo / name).read_bytes().startswith(start)
+        assert str(demo / name) in printed.out
     after = json.loads((demo / "results.json").read_text())["runs"]
     assert after[:2] == before
     assert len(after) == 4

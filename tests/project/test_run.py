@@ -256,11 +256,134 @@ def test_a_second_call_is_ready_in_well_under_a_second(project: Path) -> None:
     assert min(times) < 0.5
 
 
+# --- the browser ---
+
+
+def fake_browser(folder: Path, name: str, status: int = 0) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\necho Chromium 1.0\nexit {status}\n")
+    path.chmod(0o755)
+    return path
+
+
+def captured_become(
+    run: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[list[str], dict[str, str]]]:
+    became: list[tuple[list[str], dict[str, str]]] = []
+    monkeypatch.setattr(
+        run, "become", lambda program, root, environment: became.append((program, environment))
+    )
+    return became
+
+
+def test_the_browser_tests_get_the_browser_that_is_there(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load_run(project)
+    became = captured_become(run, monkeypatch)
+    fake_browser(tmp_path / "bin", "chromium", status=1)  # as the stand-in of a package that is not installed
+    there = fake_browser(tmp_path / "bin", "google-chrome")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv("NONLOCAL_CHROMIUM", raising=False)
+    run.test_browser(project, ["-k", "drag"])
+    named = fake_browser(tmp_path / "other", "browser")
+    monkeypatch.setenv("NONLOCAL_CHROMIUM", str(named))
+    run.test_browser(project, [])
+    python = str(run.venv_program(project, "python"))
+    assert [program for program, _ in became] == [
+        [python, "-m", "pytest", "tests/browser", "-k", "drag"],
+        [python, "-m", "pytest", "tests/browser"],
+    ]
+    assert [environment["NONLOCAL_CHROMIUM"] for _, environment in became] == [str(there), str(named)]
+
+
+def test_a_missing_browser_is_installed_one_way_after_the_other(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load_run(project)
+    became, said = captured_become(run, monkeypatch), []
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.delenv("NONLOCAL_CHROMIUM", raising=False)
+    write = f"import os; os.chmod(open({str(tmp_path / 'bin' / 'chromium')!r}, 'w').name, 0o755)"
+    fake = f"{write}; open({str(tmp_path / 'bin' / 'chromium')!r}, 'w').write('#!/bin/sh\\nexit 0\\n')"
+    (tmp_path / "bin").mkdir()
+    ways = {
+        "installing one way": [
+            [sys.executable, "-c", "import sys; sys.exit('no network')"],
+            ["never-called"],
+        ],
+        "installing another way": [[sys.executable, "-c", fake]],
+        "installing needlessly": [["never-called"]],
+    }
+    python = run.venv_program(project, "python")
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(run, "browser_installers", lambda root: ways)
+    assert run.ensure_browser(project, said.append) == str(tmp_path / "bin" / "chromium")
+    assert [line.split("; ")[-1] for line in said[:1] + said[2:]] == list(ways)[:2]
+    assert said[1].endswith("failed: no network")
+    assert became == []
+
+
+def test_where_no_browser_can_be_had_one_line_says_what_to_do(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load_run(project)
+    became = captured_become(run, monkeypatch)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.delenv("NONLOCAL_CHROMIUM", raising=False)
+    monkeypatch.setattr(run, "browser_installers", lambda root: {})
+    monkeypatch.setattr(run, "find_browser", lambda root: None)
+    with pytest.raises(SystemExit, match=r"apt-get install chromium.*NONLOCAL_CHROMIUM=") as stopped:
+        run.test_browser(project, [])
+    assert "\n" not in str(stopped.value)
+    monkeypatch.undo()
+    monkeypatch.setenv("NONLOCAL_CHROMIUM", str(tmp_path / "missing"))
+    with pytest.raises(SystemExit, match=r"missing is no browser that starts"):
+        load_run(project).test_browser(project, [])
+    assert became == []
+
+
+def test_installing_a_browser_changes_as_little_as_it_can(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load_run(project)
+    monkeypatch.setattr(run.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(run.os, "geteuid", lambda: 0)
+    playwright, debian = run.browser_installers(project).values()
+    assert [command[1:] for command in playwright] == [["-m", "playwright", "install", "chromium"]]
+    assert [command[:2] for command in debian] == [["apt-get", "update"], ["apt-get", "install"]]
+    monkeypatch.setattr(run.os, "geteuid", lambda: 1000)  # no one's system is changed without being asked
+    assert len(run.browser_installers(project)) == 1
+
+
+def test_plain_tests_need_no_browser() -> None:
+    """`run.py test` does not collect tests/browser; naming the folder does."""
+    ask = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    plain, named = (
+        subprocess.run([*ask, *folder], cwd=REPOSITORY, capture_output=True, text=True, check=False).stdout
+        for folder in (["tests"], ["tests/browser"])
+    )
+    assert "tests/project/test_run.py" in plain
+    assert "tests/browser" not in plain
+    assert "tests/browser/test_looking.py" in named
+
+
 def test_help_teaches_and_installs_nothing(project: Path) -> None:
     result = subprocess.run(
         [sys.executable, str(project / "run.py"), "--help"], capture_output=True, text=True, check=True
     )
-    for word in ("demo", "test", "bench", "lint", "docs", "runs/demo", "python3 run.py test tests/ops"):
+    for word in (
+        "demo",
+        "test",
+        "test-browser",
+        "bench",
+        "lint",
+        "docs",
+        "runs/demo",
+        "python3 run.py test tests/ops",
+    ):
         assert word in result.stdout
     assert not (project / ".venv").exists()
 

@@ -62,6 +62,7 @@ def insert_blocks(
     norm: Norm | None = "batch",
     *,
     init: Init = "paper",
+    memory_budget: int | None = None,
     example_input: Any = None,
 ) -> Model:
     """Put a new `NonLocalBlock` after each named layer; the model is changed in place and returned.
@@ -87,8 +88,8 @@ def insert_blocks(
             part. After a block there can be another: "layer2.1.nonlocal_block". A layer with weights that
             runs several times in a forward pass gets one block, which runs each time.
         dims: 1, 2 or 3 position axes; None: as the layer's output has, which must be as many as the input's.
-        inner_channels, pairwise, subsample, subsample_at, span, temporal_groups, scale, norm, init: of every
-            block, see `NonLocalBlock`.
+        inner_channels, pairwise, subsample, subsample_at, span, temporal_groups, scale, norm, init,
+            memory_budget: of every block, see `NonLocalBlock`.
         example_input: what the model is called with: a tensor or list as the only argument, a tuple of
             arguments or a dict of keyword arguments. None: made up from the first convolution. If given, its
             size is checked against the options, too (too small to subsample, frames that do not divide).
@@ -115,6 +116,7 @@ def insert_blocks(
             scale,
             norm,
             init=init,
+            memory_budget=memory_budget,
         )
         if example_input is not None:
             _check_size(name, block, output)

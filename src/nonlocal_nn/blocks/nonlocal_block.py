@@ -12,14 +12,18 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nonlocal_nn._typing import Float, Int
 from nonlocal_nn.blocks.grid import SPANS, Grouping, Span, flat_positions
 from nonlocal_nn.blocks.norm import FrozenBatchNorm
+from nonlocal_nn.blocks.sharding import Sharding
 from nonlocal_nn.ops import pairwise as ops
 from nonlocal_nn.ops import reference
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
+from nonlocal_nn.ops.memory import check_budget
 
 Pairwise = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 Norm = Literal["batch", "frozen"]
@@ -71,12 +75,17 @@ class NonLocalBlock(nn.Module):
             fixed, for weights that are loaded: gamma is zero, and the block the identity, until then. None:
             W_z and its bias start at zero.
         init: "paper": He et al., normal with variance 2 / fan-in. "released": normal with deviation 0.01.
+        memory_budget: bytes that the average over positions may take beside maps and their gradients; None
+            lets it decide by what is free, see `nonlocal_nn.ops.pairwise.gaussian`. An attribute: it can be
+            changed at any time and is not saved.
 
     A new block is the identity, whatever the options.
 
     Raises:
         ValueError: for options that do not exist or do not go together.
     """
+
+    _sharding: Sharding | None = None  # see `shard_over`
 
     def __init__(
         self,
@@ -92,8 +101,10 @@ class NonLocalBlock(nn.Module):
         norm: Norm | None = "batch",
         *,
         init: Init = "paper",
+        memory_budget: int | None = None,
     ) -> None:
         super().__init__()
+        check_budget(memory_budget)
         _one_of("pairwise", pairwise, get_args(Pairwise))
         _one_of("dims", dims, (1, 2, 3))
         _one_of("subsample_at", subsample_at, get_args(SubsampleAt))
@@ -125,6 +136,7 @@ class NonLocalBlock(nn.Module):
         self.span, self.temporal_groups = span, temporal_groups
         self.scale = (channels if pairwise == "gaussian" else inner_channels) ** -0.5 if scale else 1.0
         self.init = init
+        self.memory_budget = memory_budget
         self._grouping = Grouping(span, temporal_groups)
 
         conv = _CONV[dims]
@@ -168,7 +180,10 @@ class NonLocalBlock(nn.Module):
             ValueError: for another rank or number of channels, a map too small to subsample, or frames that
                 do not divide into the temporal groups.
         """
-        self._check(x)
+        if self._sharding is None:
+            self._check(x)
+        else:
+            self._sharding.check(x, self._check, pooled=self.subsample, dims=self.dims)
         theta, phi, g = self._embed(x)
         split = self._grouping.split
         y = self._average(split(theta), split(phi), split(g))
@@ -193,20 +208,59 @@ class NonLocalBlock(nn.Module):
         rows are computed: memory is queries x keys. Half precisions give float32. No gradient is kept.
 
         Raises:
-            ValueError: for an x that `forward` would refuse, or a query that is not a position of its grid.
+            ValueError: for an x that `forward` would refuse, a query that is not a position of its grid, or a
+                block that is split over processes, where no process has all keys.
+        """
+        if self._sharding is not None:
+            raise ValueError(
+                "affinity needs all keys in one process; give the whole map to "
+                "copy.deepcopy(block).shard_over(None)"
+            )
+        self._check(x)
+        theta, phi, _ = self._embed(x)
+        return self.affinity_of(theta, phi, queries)
+
+    @torch.no_grad()
+    def embeddings(
+        self, x: Float[Tensor, "batch channel *positions"]
+    ) -> tuple[Float[Tensor, "batch d *positions"], Float[Tensor, "batch d *keys"]]:
+        """The maps of theta_i and phi_j, from which `affinity_of` makes rows later.
+
+        >>> block = NonLocalBlock(4, dims=2)
+        >>> theta, phi = block.embeddings(torch.zeros(1, 4, 6, 8))
+        >>> theta.shape, phi.shape
+        (torch.Size([1, 2, 6, 8]), torch.Size([1, 2, 3, 4]))
+
+        Raises:
+            ValueError: for an x that `forward` would refuse.
         """
         self._check(x)
-        shape = tuple(x.shape[2:])
-        rows = flat_positions(queries.to(x.device), shape)
         theta, phi, _ = self._embed(x)
+        return theta, phi
+
+    @torch.no_grad()
+    def affinity_of(
+        self,
+        theta: Float[Tensor, "batch d *positions"],
+        phi: Float[Tensor, "batch d *keys"],
+        queries: Int[Tensor, "query ..."],
+    ) -> Float[Tensor, "batch query key"]:
+        """The rows that `affinity` gives, from kept `embeddings`; no map is embedded again.
+
+        Raises:
+            ValueError: for a query that is not a position of theta's grid.
+        """
+        shape = tuple(theta.shape[2:])
+        rows = flat_positions(queries.to(theta.device), shape)
         mask = None
         if self.span != "spacetime" or self.temporal_groups > 1:
             groups = self._grouping.group_numbers
-            mask = groups(shape, x.device)[rows, None] == groups(self.key_shape(shape), x.device)[None, :]
+            device = theta.device
+            mask = groups(shape, device)[rows, None] == groups(tuple(phi.shape[2:]), device)[None, :]
         dtype = working_dtype(theta.dtype)
         theta_rows = theta.flatten(2)[:, :, rows].transpose(1, 2).to(dtype)
         keys = phi.flatten(2).transpose(1, 2).to(dtype)
-        with without_autocast(x.device):
+        with without_autocast(theta.device):
             if self.w_f is not None:
                 return reference.concatenation_affinity(*self._scores(theta_rows, keys), mask=mask)
             if self.pairwise == "dot_product":
@@ -255,16 +309,81 @@ class NonLocalBlock(nn.Module):
     def _scores(self, theta: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
         """w_f . [theta_i, phi_j] = a_i + b_j with a_i = theta_i . w_f[:inner], b_j = phi_j . w_f[inner:]."""
         assert self.w_f is not None
-        w_f = self.w_f.to(theta.dtype)
+        # Columns, not vectors: onnxruntime 1.32 gives wrong numbers for a transposed map times a vector.
+        halves = self.w_f.to(theta.dtype).view(2, self.inner_channels, 1)
         with without_autocast(theta.device):
-            return theta @ w_f[: self.inner_channels], phi @ w_f[self.inner_channels :]
+            return (theta @ halves[0]).squeeze(2), (phi @ halves[1]).squeeze(2)
+
+    @torch.no_grad()
+    def fold_norm(self) -> NonLocalBlock:
+        """Take the norm into W_z, in place, for inference: one pass over the map less. Returns the block.
+
+        >>> block = NonLocalBlock(4).eval().fold_norm()
+        >>> block.norm is None
+        True
+
+        Outputs are those of the block in eval mode, up to rounding. A block without a norm stays as it is.
+
+        Raises:
+            ValueError: in training mode, where batch norm uses the statistics of the batch; for a batch norm
+                that keeps no statistics.
+        """
+        norm = self.norm
+        if norm is None:
+            return self
+        if self.training:
+            raise ValueError(
+                "a block in training mode normalises by its own batch; call eval() before fold_norm()"
+            )
+        assert isinstance(norm, _BatchNorm | FrozenBatchNorm)
+        if norm.running_mean is None or norm.running_var is None:
+            raise ValueError("the norm keeps no running statistics (track_running_stats=False): none to fold")
+        factor = (norm.running_var + norm.eps).rsqrt()
+        if norm.weight is not None:
+            factor = factor * norm.weight
+        bias = self.W_z.bias if self.W_z.bias is not None else torch.zeros_like(factor)
+        shift = (bias - norm.running_mean) * factor
+        self.W_z.bias = nn.Parameter(shift if norm.bias is None else shift + norm.bias)
+        self.W_z.weight.mul_(factor.view(-1, *(1,) * (self.dims + 1)))
+        self.norm = None
+        return self
+
+    def shard_over(self, group: dist.ProcessGroup | None) -> NonLocalBlock:
+        """From now on x is this process's part of a map that is split over the processes of `group`.
+
+        >>> block = NonLocalBlock(4).shard_over(None)  # the whole map again
+
+        Process r of the group (`torch.distributed.group.WORLD`: all) gives its contiguous part of the frames
+        (dims=3; else of the first position axis); parts may differ in size. Every process gets z for its own
+        part, with keys from all of them: what the unsplit block gives. All call the block in the same order,
+        forward and backward. Span "space" needs no other process and sends nothing. Returns the block.
+
+        Gradients: those of x are complete. Those of the parameters are what this part adds: call
+        `nonlocal_nn.functional.sharded.sum_gradients(model.parameters(), group)` after the backward pass of
+        losses that add up to the whole one (a wrapper that averages them, like DistributedDataParallel, gives
+        1 / processes of that). Batch norm in training needs the statistics of all parts: use
+        `torch.nn.SyncBatchNorm.convert_sync_batchnorm(model, group)` or norm="frozen".
+
+        A copy (`copy.deepcopy`) is split like the block. A pickle is not: call this again where it is read.
+
+        Raises:
+            ValueError: here, with temporal_groups > 1, or when this process is not in the group. In
+                `forward`, on every process, when an x is wrong or they differ in anything but that axis, when
+                a part is empty, or when dims is 1 or 2 and a part that is pooled, but for the last, has an
+                odd size.
+        """
+        self._sharding = Sharding.of(group, self.span, self.temporal_groups)
+        return self
 
     def _average(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+        if self._sharding is not None:
+            scores = None if self.w_f is None else self._scores(theta, phi)
+            return self._sharding.average(theta, phi, g, scores, self.pairwise, self.scale)
         if self.w_f is not None:
             return ops.concatenation(*self._scores(theta, phi), g)
         if self.pairwise == "dot_product":
             return ops.dot_product(theta * self.scale if self.scale != 1 else theta, phi, g)
-        return ops.gaussian(theta, phi, g, self.scale)
+        return ops.gaussian(theta, phi, g, self.scale, memory_budget=self.memory_budget)
 
     def extra_repr(self) -> str:
         """The block in the paper's symbols."""

@@ -47,7 +47,7 @@ class DemoConfig:
 
 
 def demo_command(config: DemoConfig) -> int:
-    """Render, train, test, predict one video, print the comparison, write results.json; 0.
+    """Render, train, test, predict and explain one video, print the comparison, write results.json; 0.
 
     Raises:
         ValueError: numbers that cannot be, or a folder with a demo of other settings.
@@ -66,7 +66,9 @@ def demo_command(config: DemoConfig) -> int:
             runs.append(_train_and_test(model, seed, videos, config, console))
             _write_results(out, runs)  # after each: what is finished is kept
     _print_comparison(runs)
-    _predict_one(videos, out / f"{NONLOCAL}_seed0")
+    video, run = min(videos.test.rglob("*.mp4")), out / f"{NONLOCAL}_seed0"
+    _predict_one(video, run)
+    _explain_one(video, run, out)
     print(f"results: {out / 'results.json'}")
     return 0
 
@@ -218,11 +220,10 @@ def _print_comparison(runs: list[dict[str, Any]]) -> None:
     )
 
 
-def _predict_one(videos: RenderedSet, run: Path) -> None:
+def _predict_one(video: Path, run: Path) -> None:
     from nonlocal_nn.commands.predict import predict_command
     from nonlocal_nn.evaluation.config import PredictConfig
 
-    video = min(videos.test.rglob("*.mp4"))
     print(f"one held-out video, which is {video.parent.name!r}, seen by {NONLOCAL}:")
     print(f"  nonlocal predict {video} --checkpoint {run} --clips {CLIPS} --crops 1", flush=True)
     predict_command(
@@ -236,3 +237,18 @@ def _predict_one(videos: RenderedSet, run: Path) -> None:
             progress=False,
         )
     )
+
+
+def _explain_one(video: Path, run: Path, out: Path) -> None:
+    """A figure and a page of what the blocks relate in the video; there, and how to make others."""
+    from nonlocal_nn.commands.explain import capture_video
+    from nonlocal_nn.commands.trained import load_trained
+    from nonlocal_nn.explain.config import ExplainConfig
+    from nonlocal_nn.explain.explanation import Explanation
+
+    captured = capture_video(str(video), ExplainConfig(), load_trained(str(run), "cpu"))
+    explanation = Explanation(captured, block="all", show="both")
+    figure, page = explanation.save(out / "explain.png"), explanation.save(out / "explain.html")
+    print(f"what its blocks relate in this video: {figure}")
+    print(f"the same to click in, in a browser:   {page}")
+    print(f"  nonlocal explain {video} --checkpoint {run} --out {page}", flush=True)

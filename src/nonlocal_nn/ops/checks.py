@@ -32,8 +32,12 @@ def _check_kind(tensors: dict[str, Tensor]) -> None:
         raise ValueError(f"the inputs must be on one device, got {listed}")
 
 
-def check_embeddings(theta: Tensor, phi: Tensor, g: Tensor | None = None) -> None:
+def check_embeddings(
+    theta: Tensor, phi: Tensor, g: Tensor | None = None, *, keys_elsewhere: bool = False
+) -> None:
     """Theta (batch, queries, d), phi (batch, keys, d) and g (batch, keys, channels) fit together.
+
+    `keys_elsewhere`: other processes hold more of the keys, so there may be none here.
 
     Raises:
         ValueError: with all the shapes, when they do not, or when there is no key to look at.
@@ -45,13 +49,15 @@ def check_embeddings(theta: Tensor, phi: Tensor, g: Tensor | None = None) -> Non
         raise ValueError(f"theta and phi must agree in batch and channels, got {_shapes(tensors)}")
     if g is not None and g.shape[:2] != phi.shape[:2]:
         raise ValueError(f"g needs one row for each key of phi, got {_shapes(tensors)}")
-    if phi.shape[1] == 0:
+    if phi.shape[1] == 0 and not keys_elsewhere:
         raise ValueError(f"at least one key is needed to average over, got {_shapes(tensors)}")
     _check_kind(tensors)
 
 
-def check_scores(a: Tensor, b: Tensor, g: Tensor | None = None) -> None:
+def check_scores(a: Tensor, b: Tensor, g: Tensor | None = None, *, keys_elsewhere: bool = False) -> None:
     """Scores a (batch, queries), b (batch, keys) and g (batch, keys, channels) fit together.
+
+    `keys_elsewhere`: other processes hold more of the keys, so there may be none here.
 
     Raises:
         ValueError: with all the shapes, when they do not, or when there is no key to look at.
@@ -65,7 +71,7 @@ def check_scores(a: Tensor, b: Tensor, g: Tensor | None = None) -> None:
         raise ValueError(f"a and b must agree in batch, got {_shapes(tensors)}")
     if g is not None and g.shape[:2] != b.shape:
         raise ValueError(f"g needs one row for each key of b, got {_shapes(tensors)}")
-    if b.shape[1] == 0:
+    if b.shape[1] == 0 and not keys_elsewhere:
         raise ValueError(f"at least one key is needed to average over, got {_shapes(tensors)}")
     _check_kind(tensors)
 

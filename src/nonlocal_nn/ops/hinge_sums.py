@@ -193,7 +193,9 @@ def hinge_gradients(
 # --- one operator for torch.compile and torch.export, whose inside they need not follow ---
 
 
-@torch.library.custom_op("nonlocal_nn::hinge_sums", mutates_args=())
+@torch.library.custom_op(
+    "nonlocal_nn::hinge_sums", mutates_args=(), schema="(Tensor a, Tensor b, Tensor g) -> Tensor"
+)
 def hinge_sums_op(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     """`hinge_sums` as an operator."""
     return hinge_sums(a, b, g)
@@ -204,7 +206,11 @@ def _(a: Tensor, b: Tensor, g: Tensor) -> Tensor:  # noqa: ARG001
     return g.new_empty(g.shape[0], a.shape[1], g.shape[2])
 
 
-@torch.library.custom_op("nonlocal_nn::hinge_gradients", mutates_args=())
+@torch.library.custom_op(
+    "nonlocal_nn::hinge_gradients",
+    mutates_args=(),
+    schema="(Tensor dy, Tensor a, Tensor b, Tensor g) -> (Tensor, Tensor, Tensor)",
+)
 def _hinge_gradients_op(dy: Tensor, a: Tensor, b: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     da, db, dg = hinge_gradients(dy, a, b, g, (True, True, True))
     assert da is not None

@@ -1,7 +1,7 @@
 """Eq. 1 of the paper, exact, without the queries x keys matrix: memory linear in N, forward and backward.
 
 >>> import torch
->>> from nonlocal_nn.ops import reference
+>>> from nonlocal_nn.ops import reference, softmax_operator  # noqa: F401 - the import registers the operator
 >>> theta, phi, g = torch.randn(2, 70, 8), torch.randn(2, 60, 8), torch.randn(2, 60, 5)
 >>> torch.allclose(gaussian(theta, phi, g), reference.gaussian(theta, phi, g), atol=1e-6)
 True
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nonlocal_nn._typing import Float
-from nonlocal_nn.ops import reference
+from nonlocal_nn.ops import reference, softmax_operator  # noqa: F401 - the import registers the operator
 from nonlocal_nn.ops.checks import check_embeddings, check_scores, without_autocast, working_dtype
 from nonlocal_nn.ops.hinge_sums import HingeSum
 from nonlocal_nn.ops.memory import check_budget
@@ -60,12 +60,11 @@ def gaussian(
     """
     check_embeddings(theta, phi, g)
     check_budget(memory_budget)
-    dtype, work = theta.dtype, working_dtype(theta.dtype)
     with without_autocast(theta.device):
-        theta, phi, g = theta.to(work), phi.to(work), g.to(work)
         if torch.onnx.is_in_onnx_export():  # which needs the operation in ONNX's own operators
-            return reference.gaussian(theta, phi, g, scale).to(dtype)
-        return softmax_average(theta, phi, g, scale, memory_budget).to(dtype)
+            dtype, work = theta.dtype, working_dtype(theta.dtype)
+            return reference.gaussian(theta.to(work), phi.to(work), g.to(work), scale).to(dtype)
+        return softmax_average(theta, phi, g, scale, memory_budget)
 
 
 def dot_product(
@@ -129,4 +128,5 @@ def concatenation(
             return (total / keys).to(dtype)
         if keys <= FEW_KEYS and _matrix_is_small(queries, keys, channels):
             return (((a[:, :, None] + b[:, None, :]).relu() / keys) @ g).to(dtype)
-        return (HingeSum.apply(a, b, g) / keys).to(dtype)
+        total = HingeSum.apply(a, b, g)
+        return (total / keys).to(dtype)

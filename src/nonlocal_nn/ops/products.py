@@ -19,19 +19,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+LARGEST_RESULT_BYTES = 31 * 2**20  # glibc's own bound is 32 MiB
 SMALL = 2**16  # elements of a result from which a call of oneDNN for each matrix pays
 
 
 @cache
 def _onednn_linear() -> Callable[..., Tensor] | None:
     """OneDNN's x w^T, where it is the faster library."""
-    if not torch.backends.mkldnn.is_available() or not _is_amd_avx512():
+    if not torch.backends.mkldnn.is_available() or not _is_amd_avx512():  # type: ignore[no-untyped-call]
         return None
     try:
         linear: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
         linear(torch.ones(2, 3), torch.ones(4, 3), None, "none", [], "")
     except (AttributeError, RuntimeError):  # a build of torch without it
         return None
+    # It makes its results in new memory. glibc takes memory of a size from the system, and gives it back,
+    # page faults and all, until a larger piece has been freed once; an untouched one costs nothing.
+    torch.empty(LARGEST_RESULT_BYTES, dtype=torch.uint8)
     return linear
 
 
@@ -55,7 +59,7 @@ def uses_onednn(like: Tensor, rows: int, columns: int) -> bool:
         and type(like) is Tensor
         and like.dtype == torch.float32
         and like.device.type == "cpu"
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and _onednn_linear() is not None
     )
 

@@ -4,6 +4,7 @@
 
 - `softmax_rows`: whole rows of p, a few at a time. p is kept for the backward pass where it fits the budget.
 - `softmax_tiles`: where rows are long and p is not kept.
+- `triton_softmax`, and torch's own attention kernels: on a GPU, by the table in `choose`.
 
 `softmax_average` is what the rest of the library calls. In eager mode it is an autograd function; to
 torch.compile and torch.export it is one operator, `nonlocal_nn::softmax_average`, whose inside they need not
@@ -12,16 +13,22 @@ follow, so that sizes may be dynamic and memory stays linear.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nonlocal_nn.ops import softmax_rows, softmax_second, softmax_tiles
-from nonlocal_nn.ops.checks import without_autocast
+from nonlocal_nn.ops import softmax_rows, softmax_second, softmax_tiles, triton_softmax
+from nonlocal_nn.ops.checks import without_autocast, working_dtype
+from nonlocal_nn.ops.choose import Backend, softmax_backend
 from nonlocal_nn.ops.folding import fold_vmapped
 from nonlocal_nn.ops.memory import fits
 from nonlocal_nn.ops.softmax_rows import Gradients, Wanted
+
+# keep: rows, and p for the backward pass. linear: rows or tiles. triton: our kernel for GPUs.
+Way = Literal["keep", "linear", "triton"]
 
 
 def softmax_average(
@@ -33,19 +40,57 @@ def softmax_average(
     >>> torch.allclose(softmax_average(theta, phi, torch.ones(1, 4, 2), 1.0), torch.ones(1, 5, 2))
     True
     """
+    dtype = theta.dtype
     for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in (theta, phi, g))
-    keep = for_backward and _keeps(theta, phi, memory_budget)
-    if torch.compiler.is_compiling():
-        budget = -1 if memory_budget is None else memory_budget
-        y: Tensor = torch.ops.nonlocal_nn.softmax_average(theta, phi, g, scale, keep, budget)[0]
-        return y
-    result: Tensor = SoftmaxAverage.apply(theta, phi, g, scale, keep, memory_budget)[0]
-    return result
+    backend = _backend(theta, phi, g, for_backward)
+    if backend in ("flash", "efficient"):
+        return _attention(theta, phi, g, scale, backend)
+    way: Way = "triton"
+    if backend == "rows":
+        theta, phi, g = (x.to(working_dtype(dtype)) for x in (theta, phi, g))
+        way = "keep" if for_backward and _keeps(theta, phi, memory_budget) else "linear"
+    if torch.compiler.is_compiling():  # registered in softmax_operator
+        y: Tensor = torch.ops.nonlocal_nn.softmax_average(theta, phi, g, scale, way, memory_budget)[0]
+    else:
+        y = SoftmaxAverage.apply(theta, phi, g, scale, way, memory_budget)[0]
+    return y.to(dtype)
+
+
+def _backend(theta: Tensor, phi: Tensor, g: Tensor, for_backward: bool) -> Backend:
+    if theta.device.type != "cuda" or torch.compiler.is_exporting():
+        return "rows"  # a program for many sizes must not depend on one
+    return softmax_backend(
+        "cuda",
+        torch.cuda.get_device_capability(theta.device),
+        theta.dtype,
+        theta.shape[2],
+        g.shape[2],
+        theta.shape[1],
+        phi.shape[1],
+        batch=theta.shape[0],
+        gradients=for_backward,
+        same_bits=not torch.are_deterministic_algorithms_enabled(),
+        tf32=torch.backends.cuda.matmul.fp32_precision == "tf32",
+        triton=_triton_is_there(theta.device),
+    )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _triton_is_there(device: torch.device) -> bool:
+    return triton_softmax.available(device)
+
+
+def _attention(theta: Tensor, phi: Tensor, g: Tensor, scale: float, backend: Backend) -> Tensor:
+    """Torch's attention with one head."""
+    kernel = SDPBackend.FLASH_ATTENTION if backend == "flash" else SDPBackend.EFFICIENT_ATTENTION
+    query, key, value = (x.unsqueeze(1).contiguous() for x in (theta, phi, g))
+    with sdpa_kernel(kernel):
+        return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1)
 
 
 def _keeps(theta: Tensor, phi: Tensor, memory_budget: int | None) -> bool:
     """Whether p is kept for the backward pass: it fits the budget, together with one buffer."""
-    if torch.compiler.is_exporting():  # a program for many sizes must not depend on one
+    if torch.compiler.is_exporting():
         return False
     keys = phi.shape[1]
     size = theta.shape[0] * theta.shape[1] * keys * theta.element_size()
@@ -53,75 +98,77 @@ def _keeps(theta: Tensor, phi: Tensor, memory_budget: int | None) -> bool:
     return fits(size + min(size, chunk), theta.device, memory_budget)
 
 
-def _forward(
-    theta: Tensor, phi: Tensor, g: Tensor, scale: float, keep: bool, memory_budget: int | None
+def forward(
+    theta: Tensor, phi: Tensor, g: Tensor, scale: float, way: str, memory_budget: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Y; p if it is kept, else empty; room for the rows' log-sum-exp, filled if tiles are used.
+    """Y; p if it is kept, else empty; two numbers a row, if there are any, and p is not kept.
 
-    Shapes depend on `keep` alone, so that they are known while sizes are not.
+    Shapes depend on `way` alone, so that they are known while sizes are not.
     """
     none = theta.new_empty(0)
-    if keep:
+    if way == "keep":
         y, kept = softmax_rows.forward(theta, phi, g, scale, keep=True, memory_budget=memory_budget)
         return y, kept, none
-    if softmax_tiles.suits(theta, phi, g):
-        y, lse = softmax_tiles.forward(theta, phi, g, scale)
-        return y, none, lse
-    y, _ = softmax_rows.forward(theta, phi, g, scale, keep=False, memory_budget=memory_budget)
-    return y, none, theta.new_zeros(theta.shape[0], theta.shape[1], 1)
+    statistics = theta.new_zeros(theta.shape[0], theta.shape[1], 2, dtype=working_dtype(theta.dtype))
+    if way == "triton":
+        y, statistics[:, :, :1], statistics[:, :, 1:] = triton_softmax.forward(theta, phi, g, scale)
+        y = y.contiguous()
+    elif softmax_tiles.suits(theta, phi, g):
+        y, statistics[:, :, :1] = softmax_tiles.forward(theta, phi, g, scale)
+    else:
+        y, _ = softmax_rows.forward(theta, phi, g, scale, keep=False, memory_budget=memory_budget)
+    return y, none, statistics
 
 
-def _backward(
+def backward(
     dy: Tensor,
     theta: Tensor,
     phi: Tensor,
     g: Tensor,
     y: Tensor,
     kept: Tensor,
-    lse: Tensor,
+    statistics: Tensor,
     scale: float,
+    way: str,
     wanted: Wanted,
     memory_budget: int | None,
 ) -> Gradients:
     with torch.no_grad(), without_autocast(dy.device):
-        p = kept if kept.dim() == 3 else None
-        if p is None and softmax_tiles.suits(theta, phi, g):
-            return softmax_tiles.backward(dy, theta, phi, g, y, lse, scale, wanted)
+        if way == "triton":
+            row_max, row_sum = (statistics[:, :, i : i + 1].contiguous() for i in (0, 1))
+            return triton_softmax.backward(dy, theta, phi, g, y, row_max, row_sum, scale, wanted)
+        if way == "linear" and softmax_tiles.suits(theta, phi, g):
+            return softmax_tiles.backward(dy, theta, phi, g, y, statistics[:, :, :1], scale, wanted)
+        p = kept if way == "keep" else None
         return softmax_rows.backward(dy, theta, phi, g, scale, p, wanted, memory_budget=memory_budget)
 
 
 class SoftmaxAverage(torch.autograd.Function):
-    """apply(theta, phi, g, scale, keep, memory_budget) -> y, p or empty, lse or empty."""
+    """apply(theta, phi, g, scale, way, memory_budget) -> y, p or empty, statistics or empty."""
 
     @staticmethod
     def forward(
-        theta: Tensor, phi: Tensor, g: Tensor, scale: float, keep: bool, memory_budget: int | None
+        theta: Tensor, phi: Tensor, g: Tensor, scale: float, way: Way, memory_budget: int | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `_forward`."""
-        return _forward(theta, phi, g, scale, keep, memory_budget)
+        """See `forward`."""
+        return forward(theta, phi, g, scale, way, memory_budget)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep what the backward pass needs."""
-        theta, phi, g, ctx.scale, _, ctx.memory_budget = inputs
-        y, kept, lse = output
-        ctx.mark_non_differentiable(kept, lse)
+        theta, phi, g, ctx.scale, ctx.way, ctx.memory_budget = inputs
+        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(theta, phi, g, y, kept, lse)
+        ctx.save_for_backward(theta, phi, g, *output)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
         """The gradients that are asked for, which can be differentiated once more."""
         if dy is None:
             return (None,) * 6
-        theta, phi, g, y, kept, lse = ctx.saved_tensors
         wanted = tuple(ctx.needs_input_grad[:3])
-        if torch.is_grad_enabled():
-            grads = SoftmaxGradients.apply(
-                dy, theta, phi, g, y, kept, lse, ctx.scale, wanted, ctx.memory_budget
-            )
-        else:
-            grads = _backward(dy, theta, phi, g, y, kept, lse, ctx.scale, wanted, ctx.memory_budget)
+        arguments = (dy, *ctx.saved_tensors, ctx.scale, ctx.way, wanted, ctx.memory_budget)
+        grads = SoftmaxGradients.apply(*arguments) if torch.is_grad_enabled() else backward(*arguments)
         return (*grads, None, None, None)
 
     @staticmethod
@@ -141,18 +188,19 @@ class SoftmaxGradients(torch.autograd.Function):
         g: Tensor,
         y: Tensor,
         kept: Tensor,
-        lse: Tensor,
+        statistics: Tensor,
         scale: float,
+        way: Way,
         wanted: Wanted,
         memory_budget: int | None,
     ) -> Gradients:
-        """See `_backward`."""
-        return _backward(dy, theta, phi, g, y, kept, lse, scale, wanted, memory_budget)
+        """See `backward`."""
+        return backward(dy, theta, phi, g, y, kept, statistics, scale, way, wanted, memory_budget)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
         """Keep the inputs."""
-        dy, theta, phi, g, _, _, _, ctx.scale, ctx.wanted, _ = inputs
+        dy, theta, phi, g, _, _, _, ctx.scale, _, ctx.wanted, _ = inputs
         ctx.save_for_backward(dy, theta, phi, g)
         ctx.set_materialize_grads(False)
 
@@ -165,7 +213,7 @@ class SoftmaxGradients(torch.autograd.Function):
             for grad, x, want in zip(second, inputs, ctx.wanted, strict=True)
         ]
         grads = SoftmaxSecondGradients.apply(*given, dy, *inputs, ctx.scale)
-        return (*grads, *(None,) * 6)
+        return (*grads, *(None,) * 7)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
@@ -199,92 +247,3 @@ class SoftmaxSecondGradients(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         """A mapped axis is one more batch axis."""
         return fold_vmapped(SoftmaxSecondGradients.apply, info.batch_size, in_dims, arguments)
-
-
-# --- one operator for torch.compile and torch.export ---
-
-
-def _budget(memory_budget: int) -> int | None:
-    return None if memory_budget < 0 else memory_budget  # an operator's schema knows no "None or int" here
-
-
-@torch.library.custom_op("nonlocal_nn::softmax_average", mutates_args=())
-def _softmax_average_op(
-    theta: Tensor, phi: Tensor, g: Tensor, scale: float, keep: bool, memory_budget: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    with without_autocast(theta.device):
-        return _forward(theta, phi, g, scale, keep, _budget(memory_budget))
-
-
-@_softmax_average_op.register_fake
-def _(
-    theta: Tensor,
-    phi: Tensor,
-    g: Tensor,
-    scale: float,  # noqa: ARG001
-    keep: bool,
-    memory_budget: int,  # noqa: ARG001
-) -> tuple[Tensor, Tensor, Tensor]:
-    batch, queries, keys = theta.shape[0], theta.shape[1], phi.shape[1]
-    none = theta.new_empty(0)
-    y = theta.new_empty(batch, queries, g.shape[2])
-    return (
-        (y, theta.new_empty(batch, queries, keys), none)
-        if keep
-        else (y, none, y.new_empty(batch, queries, 1))
-    )
-
-
-@torch.library.custom_op("nonlocal_nn::softmax_gradients", mutates_args=())
-def _softmax_gradients_op(
-    dy: Tensor,
-    theta: Tensor,
-    phi: Tensor,
-    g: Tensor,
-    y: Tensor,
-    kept: Tensor,
-    lse: Tensor,
-    scale: float,
-    wanted: list[bool],
-    memory_budget: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    first, second, third = wanted
-    grads = _backward(dy, theta, phi, g, y, kept, lse, scale, (first, second, third), _budget(memory_budget))
-    a, b, c = (
-        x.new_empty(0) if grad is None else grad.contiguous()
-        for grad, x in zip(grads, (theta, phi, g), strict=True)
-    )
-    return a, b, c
-
-
-@_softmax_gradients_op.register_fake
-def _(
-    dy: Tensor,  # noqa: ARG001
-    theta: Tensor,
-    phi: Tensor,
-    g: Tensor,
-    y: Tensor,  # noqa: ARG001
-    kept: Tensor,  # noqa: ARG001
-    lse: Tensor,  # noqa: ARG001
-    scale: float,  # noqa: ARG001
-    wanted: list[bool],
-    memory_budget: int,  # noqa: ARG001
-) -> tuple[Tensor, Tensor, Tensor]:
-    a, b, c = (x.new_empty(x.shape if want else 0) for want, x in zip(wanted, (theta, phi, g), strict=True))
-    return a, b, c
-
-
-def _op_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    theta, phi, g, ctx.scale, _, ctx.memory_budget = inputs
-    ctx.save_for_backward(theta, phi, g, *output)
-
-
-def _op_backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    wanted = list(ctx.needs_input_grad[:3])
-    grads = torch.ops.nonlocal_nn.softmax_gradients(
-        dy, *ctx.saved_tensors, ctx.scale, wanted, ctx.memory_budget
-    )
-    return (*(grad if want else None for grad, want in zip(grads, wanted, strict=True)), None, None, None)
-
-
-_softmax_average_op.register_autograd(_op_backward, setup_context=_op_context)

@@ -1,0 +1,118 @@
+"""Which positions are asked about: a pixel and frame, the centre, the strongest-responding one, or a grid.
+
+>>> parse_query("4,24,20"), parse_query("strongest"), parse_query("grid:2x3")
+((4.0, 24.0, 20.0), 'strongest', 'grid:2x3')
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nonlocal_nn.explain.affinity import BlockAffinity, Capture
+
+WAYS = 'a pixel and frame ("FRAME,ROW,COLUMN"), "centre", "strongest" or "grid" ("grid:2x3" for 2 rows of 3)'
+_GRID = re.compile(r"grid(?::([1-9]\d?)x([1-9]\d?))?")
+_DEFAULT_GRID = (2, 2)
+
+QueryLike = str | Sequence[float]
+
+
+@dataclass(frozen=True)
+class Query:
+    """One position of a block's map, asked what it looks at.
+
+    Attributes:
+        position: flat, in the grid of the block.
+        frame, row, column: the centre of the position, in input frames and pixels.
+        text: for a caption.
+    """
+
+    position: int
+    frame: float
+    row: float
+    column: float
+    text: str
+
+
+def parse_query(query: QueryLike) -> str | tuple[float, ...]:
+    """The query as a word, or as numbers: (frame, row, column), or (row, column) of an image.
+
+    Raises ValueError for anything else.
+    """
+    if not isinstance(query, str):
+        numbers = tuple(float(number) for number in query)
+        if len(numbers) not in (2, 3) or not np.isfinite(numbers).all():
+            raise ValueError(
+                f"query {tuple(query)} is not (frame, row, column), or (row, column) of an image"
+            )
+        return numbers
+    word = query.strip().lower().replace("center", "centre")
+    if word in ("centre", "strongest") or _GRID.fullmatch(word):
+        return word
+    try:
+        return parse_query([float(part) for part in word.split(",")])
+    except ValueError:
+        raise ValueError(f"query {query!r} is none of the ways to ask: {WAYS}") from None
+
+
+def find_queries(captured: Capture, block: BlockAffinity, query: QueryLike) -> list[Query]:
+    """The positions of `block` that `query` means.
+
+    A pixel stands for the position whose centre is nearest to it. "centre" is the middle of the middle frame;
+    "strongest" the position that the block changes most; "grid" points spread evenly over the middle frame.
+
+    Raises ValueError for a query in another form, or outside the clip.
+    """
+    asked = parse_query(query)
+    frames, height, width = captured.frames.shape[:3]
+    middle = (frames - 1) // 2
+    if asked == "strongest":
+        response = block.response()
+        if not response.any():  # an untrained block changes nothing anywhere
+            return [_at(block, (middle, (height - 1) / 2, (width - 1) / 2), "the centre")]
+        return [_of(block, int(np.argmax(response)), "the position that responds most")]
+    if asked == "centre":
+        return [_at(block, (middle, (height - 1) / 2, (width - 1) / 2), "the centre")]
+    if isinstance(asked, str):
+        given = _GRID.fullmatch(asked)
+        rows, columns = (
+            int(n or d) for n, d in zip(given.groups() if given else (), _DEFAULT_GRID, strict=True)
+        )
+        points = [
+            (middle, (row + 0.5) / rows * height - 0.5, (column + 0.5) / columns * width - 0.5)
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        return [
+            _at(block, point, f"{number} of a grid of {rows} x {columns}")
+            for number, point in enumerate(points, 1)
+        ]
+    point = asked if len(asked) == 3 else (0.0, *asked)
+    if len(asked) == 2 and frames > 1:
+        raise ValueError(
+            f"query {_listed(asked)} needs a frame, too: FRAME,ROW,COLUMN, frames 0 .. {frames - 1}"
+        )
+    sizes = (frames, height, width)
+    if any(not 0 <= value <= size - 1 for value, size in zip(point, sizes, strict=True)):
+        raise ValueError(
+            f"query {_listed(asked)} (frame, row, column) lies outside the clip that the network sees: "
+            f"frames 0 .. {frames - 1}, rows 0 .. {height - 1}, columns 0 .. {width - 1}"
+        )
+    return [_at(block, point, f"nearest to row {point[1]:g}, column {point[2]:g}")]
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
+
+
+def _at(block: BlockAffinity, point: Sequence[float], text: str) -> Query:
+    return _of(block, block.queries.nearest(*point), text)
+
+
+def _of(block: BlockAffinity, position: int, text: str) -> Query:
+    frame, row, column = (float(value) for value in block.queries.centres()[position])
+    return Query(position, frame, row, column, text)

@@ -1,0 +1,74 @@
+"""benchmarks/softmax_cuda.py: what it does without a GPU, and its bookkeeping on a processor."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from rich.console import Console
+
+from nonlocal_nn.ops.choose import EVERY, Line
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "softmax_cuda.py"
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("softmax_cuda", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
+def test_without_a_gpu_it_says_so_and_succeeds():
+    done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stdout == "softmax_cuda: no CUDA GPU here, nothing to measure\n"
+
+
+def test_each_way_is_timed_in_turn_and_the_fastest_is_suggested(bench, monkeypatch):
+    calls: list[str] = []
+
+    def slow(theta, phi, g, scale):
+        calls.append("slow")
+        for _ in range(30):
+            bench.plain(theta, phi, g, scale)
+        return bench.plain(theta, phi, g, scale)
+
+    def fast(theta, phi, g, scale):
+        calls.append("fast")
+        return bench.plain(theta, phi, g, scale)
+
+    def half(theta, phi, g, scale):
+        if torch.is_grad_enabled():
+            raise RuntimeError("no backward pass\nhere")
+        return bench.plain(theta, phi, g, scale)
+
+    found = {"plain": fast, "rows": slow, "flash": fast, "efficient": half}
+    monkeypatch.setattr(bench, "ways", lambda kind: found)
+    monkeypatch.setitem(bench.SHAPES, "res3", bench.Shape(200, 24, 20, "small"))
+    report = {"machine": {"card": "no card"}, "measured": []}
+    bench.one_case("res3", "float32", 2, False, torch.device("cpu"), report, Console(quiet=True))
+    (case,) = report["measured"]
+    assert calls[-12:] == ["fast", "fast", "slow", "slow", "fast", "fast"] * 2  # forward and both, in turns
+    assert case["results"]["efficient"]["failed"] == "forward + backward: RuntimeError: no backward pass"
+    assert case["results"]["efficient"]["forward"]["ms"] > 0
+    assert case["results"]["rows"]["error"] < 1e-6
+    line = eval(case["suggestion"], {"Line": Line, "EVERY": EVERY})
+    assert line.products == "ieee"
+    assert line.most_columns == 24
+    assert line.order == ("flash", "rows")
+    assert line.measured_on == "no card"
+
+
+def test_the_way_of_rows_is_exact(bench):
+    theta, phi, g = torch.randn(1, 50, 6), torch.randn(1, 40, 6), torch.randn(1, 40, 5)
+    torch.testing.assert_close(bench.rows(theta, phi, g, 0.5), bench.plain(theta, phi, g, 0.5))
