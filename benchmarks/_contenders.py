@@ -79,8 +79,9 @@ def operator_contenders(case: Case) -> list[Contender]:
     fused = case.width == case.inner  # else PyTorch takes its plain form
     found.append(Contender("sdpa", "SDPA", 0 if fused else matrices, of_operator(_plain.sdpa)))
     one = pairs_bytes(case, 1, 2)
-    found.append(Contender("products", "its matrix products alone", one, _products.whole, None))
+    found.append(Contender("products", "its products alone, torch.mm", one, _products.whole, None))
     found.append(Contender("products_chunked", "the same in chunks of rows", 0, _products.chunked, None))
+    found.append(Contender("products_fastest", "by the faster library", 0, _products.fastest, None))
     return found
 
 

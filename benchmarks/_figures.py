@@ -90,15 +90,17 @@ def _softmaxes(rows: Rows, dtype: str) -> Iterator[Figure]:
                 kept = "ours" if passes == "forward" else "ours_kept"
                 for contender, factor, memory in ((kept, 1.0, "kept"), ("ours_linear", LINEAR, "linear")):
                     text = f"{function}, {size}, {words(passes)}, {memory}"
-                    share, bound = _share(rows, case, contender), factor * KEPT_SHARE[passes]
-                    yield Figure(f"{text}: of the matrix products' rate", share, bound, "%")
+                    bound = factor * KEPT_SHARE[passes]
+                    for torch_mm, of in ((True, "torch.mm's rate"), (False, "the fastest products' rate")):
+                        share = _share(rows, case, contender, torch_mm=torch_mm)
+                        yield Figure(f"{text}: of {of}", share, bound, "%")
                     ratio = _ratio(rows, case, "plain", contender)
                     yield Figure(f"{text}: times the plain form", ratio, factor * bounds[passes])
 
 
-def _share(rows: Rows, case: str, contender: str) -> float | None:
+def _share(rows: Rows, case: str, contender: str, *, torch_mm: bool) -> float | None:
     row = rows.get(f"{case}/{contender}")
-    machine = products_rate(row for row in rows.values() if row["case"] == case)
+    machine = products_rate((row for row in rows.values() if row["case"] == case), torch_mm=torch_mm)
     ours = None if row is None else rate(row)
     return None if ours is None or machine is None else ours / machine
 

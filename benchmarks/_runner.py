@@ -14,7 +14,11 @@ from _measure import Settings, peak_of, refusal, room_bytes, time_case
 from _processes import StoppedError, in_fresh_process
 from _store import Row, Store
 
-NO_MEMORY_OF = ("products", "products_chunked")  # they stand for the machine, not for a way to do it
+NO_MEMORY_OF = (
+    "products",
+    "products_chunked",
+    "products_fastest",
+)  # they stand for the machine, not for a way to do it
 
 
 def run(

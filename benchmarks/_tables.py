@@ -38,9 +38,10 @@ def markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(text)
 
 
-def products_rate(rows: Iterable[Row]) -> float | None:
-    """GFLOP/s of a case's matrix products alone, in the faster of the two forms."""
-    rates = [rate(row) for row in rows if row["contender"].startswith("products")]
+def products_rate(rows: Iterable[Row], *, torch_mm: bool = False) -> float | None:
+    """GFLOP/s of a case's matrix products alone, the fastest form, or the faster with torch.mm."""
+    names = ("products", "products_chunked", *(() if torch_mm else ("products_fastest",)))
+    rates = [rate(row) for row in rows if row["contender"] in names]
     return max((one for one in rates if one is not None), default=None)
 
 

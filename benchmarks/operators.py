@@ -68,8 +68,11 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = {case.name for case in cases}
     printed("", COLUMNS, lines_of(row for row in store.rows.values() if row["case"] in chosen), console)
     console.print(", ".join(f"{key} {value}" for key, value in store.machine.items()), soft_wrap=True)
-    found = figures(store.rows, options.dtype)
-    printed("Figures to reach", FIGURE_COLUMNS, (figure.line() for figure in found), console)
+    found = [] if options.quick else figures(store.rows, options.dtype)  # tiny maps say nothing of them
+    if options.only:
+        found = [figure for figure in found if figure.met is not None]
+    if found:
+        printed("Figures to reach", FIGURE_COLUMNS, (figure.line() for figure in found), console)
     console.print(f"written to {out}")
     return 1 if any(figure.met is False for figure in found) else 0
 

@@ -5,13 +5,4 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pytest
-
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-
-
-@pytest.fixture(scope="session")
-def scripts() -> Path:
-    """Where they are."""
-    return FOLDER
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))

@@ -55,7 +55,10 @@ def test_figures_are_met_not_met_or_not_measured() -> None:
     found = {figure.text: figure for figure in figures({one["name"]: one for one in ROWS})}
     name = "embedded_gaussian, N 3136, d 256, forward, kept"
     assert found[f"{name}: times the plain form"].met is True  # 3.0 of 2.5
-    assert found[f"{name}: of the matrix products' rate"].line()[1:] == (">= 90.0%", "80.0%", "NOT MET")
+    assert found[f"{name}: of torch.mm's rate"].line()[1:] == (">= 90.0%", "80.0%", "NOT MET")
+    faster = {one["name"]: one for one in [*ROWS, row("products_fastest", 0.05)]}
+    share = next(one for one in figures(faster) if one.text == f"{name}: of the fastest products' rate")
+    assert share.value == pytest.approx(0.5)
     others = [figure for figure in found.values() if not figure.text.startswith(name)]
     assert others
     assert all(figure.met is None for figure in others)
