@@ -1,4 +1,4 @@
-# The commands of run.py by the names that make users expect. Options: make bench ARGS="operators --quick"
+# The commands of run.py for those who type make. Options: make bench ARGS="operators --quick"
 .PHONY: demo test bench lint docs
 
 demo test bench lint docs:
