@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -23,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from _memory import resident_bytes
 
 MEMORY_LIMIT, TIME_LIMIT = 2.0, 2.0
 LAYOUTS = {"native": "embedding", "pyslowfast": "input", "caffe2": "input", "mmaction2": "embedding"}
@@ -118,16 +119,6 @@ def measure(file: Path, plain: Path, rounds: int) -> dict[str, float]:
         "time_ratio": min(ours) / min(theirs),
         "rounds": rounds,
     }
-
-
-def resident_bytes(field: str, *, reset: bool = False) -> int:
-    """VmRSS (now) or VmHWM (high-water mark) of this process, in bytes; Linux."""
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts from now
-    for line in Path(f"/proc/{os.getpid()}/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"this system does not tell {field}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,102 @@
+"""A float64 reference in chunks of queries, and errors against it. Run in fresh processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import _plain
+from _cases import Case
+from _contenders import contenders
+from _operands import Operands, make_block
+
+CHUNK_BYTES = 256 * 2**20  # of one queries x keys matrix in float64
+
+AVERAGES: dict[str, Callable[..., Tensor]] = {
+    "embedded_gaussian": _plain.gaussian,
+    "gaussian": _plain.gaussian,
+    "dot_product": _plain.dot_product,
+    "concatenation": _plain.concatenation_sums,
+}
+
+
+def operator_errors(case: Case, names: tuple[str, ...], threads: int) -> list[dict[str, Any]]:
+    """Of each contender: the errors of the result and of the gradients, relative to the largest value."""
+    torch.set_num_threads(threads)
+    operands = Operands(case, "cpu")
+    exact = operator_reference(operands)
+    known = contenders(case, ())
+    rows = []
+    for name in names:
+        result = known[name].build(operands)()
+        errors = [relative_errors(mine, truth) for mine, truth in zip(result, exact, strict=True)]
+        rows.append(as_row(case, name, known[name].label, errors))
+    return rows
+
+
+def operator_reference(operands: Operands) -> tuple[Tensor, ...]:
+    """Result and gradients of the leaves in float64; memory linear in the queries."""
+    leaves = {name: value.detach().double().requires_grad_() for name, value in operands.leaves.items()}
+    theta, phi = leaves["theta"], leaves.get("phi", leaves["theta"])
+    average = AVERAGES[operands.case.function]
+    others = [leaves[name] for name in ("w_f", "g") if name in leaves]
+    parts = []
+    for some in chunks(operands.case):
+        y = average(theta[:, some], phi, *others)
+        y.backward(operands.dy[:, some].double())
+        parts.append(y.detach())
+    grads = [leaf.grad for leaf in leaves.values()]
+    return (torch.cat(parts, dim=1), *(grad for grad in grads if grad is not None))
+
+
+def chunks(case: Case) -> Iterator[slice]:
+    """Slices of the queries."""
+    rows = max(1, CHUNK_BYTES // (8 * case.keys))
+    for first in range(0, case.queries, rows):
+        yield slice(first, first + rows)
+
+
+def block_errors(case: Case, threads: int) -> list[dict[str, Any]]:
+    """Our block and the plain one in the case's precision, against the plain one in float64: z and dx."""
+    torch.set_num_threads(threads)
+    operands = Operands(case, "cpu")
+    block = make_block(case, "cpu")
+    double = _plain.PlainBlock(block).double()
+    x = operands.leaves["x"].detach().double().requires_grad_()
+    z = double(x)
+    exact = (z.detach(), torch.autograd.grad(z, x, operands.dy.double())[0])
+    rows = []
+    known = contenders(case, ())
+    for name in ("ours", "plain"):
+        result = known[name].build(operands)()
+        errors = [relative_errors(mine, truth) for mine, truth in zip(result, exact, strict=True)]
+        rows.append(as_row(case, name, known[name].label, errors))
+    return rows
+
+
+def relative_errors(mine: Tensor, truth: Tensor) -> tuple[float, float]:
+    """The largest error and the root of the mean square, over the largest value."""
+    gap, largest = mine.double() - truth, truth.abs().max()
+    return (gap.abs().max() / largest).item(), (gap.square().mean().sqrt() / largest).item()
+
+
+def as_row(case: Case, name: str, label: str, errors: list[tuple[float, float]]) -> dict[str, Any]:
+    """Result and worst gradient."""
+    return {
+        "name": f"{case.name}/{name}",
+        "case": case.name,
+        "contender": name,
+        "label": label,
+        "level": case.level,
+        "function": case.function,
+        "queries": case.queries,
+        "dtype": case.dtype,
+        "status": "measured",
+        "error": errors[0][0],
+        "rms": errors[0][1],
+        "gradient_error": max(largest for largest, _ in errors[1:]),
+        "gradient_rms": max(rms for _, rms in errors[1:]),
+    }
