@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.func import grad, jacrev, vmap
 
-from nonlocal_nn.ops import memory, pairwise, products, reference, softmax_tiles
+from nonlocal_nn.ops import bracket, memory, pairwise, products, reference, softmax_tiles
 from tests.ops.operands import NAMES, inputs, values_and_gradients
 
 
@@ -92,6 +92,22 @@ def test_both_libraries_agree_with_the_reference(batch, transposed, budget):
     dy = torch.randn(batch, 61, 20)
     ours = values_and_gradients(lambda *x: pairwise.gaussian(*x, 0.2, memory_budget=budget), arguments, dy)
     theirs = values_and_gradients(lambda *x: reference.gaussian(*x, 0.2), arguments, dy)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("transposed", [(), (0,), (1, 2), (0, 1, 2), (3,), (0, 1, 2, 3)])
+def test_both_libraries_agree_with_the_reference_on_dot_products(transposed):
+    shapes = [(2, 61, 9), (2, 43, 9), (2, 43, 8), (2, 61, 8)]
+    made = [
+        torch.randn(b, c, n).mT if index in transposed else torch.randn(b, n, c)
+        for index, (b, n, c) in enumerate(shapes)
+    ]
+    *arguments, dy = made
+    arguments = tuple(x.requires_grad_() for x in arguments)
+    ours = values_and_gradients(bracket.DotProductSum.apply, arguments, dy)
+    theirs = values_and_gradients(reference.dot_product, arguments, dy)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 

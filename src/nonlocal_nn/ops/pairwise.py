@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.ops import reference, softmax_operator  # noqa: F401 - the import registers the operator
+from nonlocal_nn.ops.bracket import DotProductSum
 from nonlocal_nn.ops.checks import check_embeddings, check_scores, without_autocast, working_dtype
 from nonlocal_nn.ops.hinge_sums import HingeSum
 from nonlocal_nn.ops.memory import check_budget
@@ -78,7 +79,7 @@ def dot_product(
     >>> dot_product(torch.ones(1, 1, 3), torch.ones(1, 2, 3), torch.tensor([[[1.0], [3.0]]]))
     tensor([[[6.]]])
 
-    theta (phi^T g) / N has no queries x keys matrix. (theta phi^T) g / N is used where it is less work, that
+    theta (phi^T g) / N has no queries x keys matrix (see `bracket`). (theta phi^T) g / N is used where it is less work, that
     is queries keys (d + channels) < (queries + keys) d channels; its matrix is then smaller than the inputs.
 
     Raises:
@@ -89,12 +90,12 @@ def dot_product(
     dtype, work = theta.dtype, working_dtype(theta.dtype)
     with without_autocast(theta.device):
         theta, phi, g = theta.to(work), phi.to(work), g.to(work)
-        # A program for many sizes, as torch.export makes, must not depend on one.
-        any_size = torch.compiler.is_exporting()
-        if not any_size and _matrix_is_small(queries, keys, d * channels / max(1, d + channels)):
+        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():  # a program for many sizes
+            y = theta @ ((phi.transpose(1, 2) @ g) / keys)
+        elif _matrix_is_small(queries, keys, d * channels / max(1, d + channels)):
             y = ((theta @ phi.transpose(1, 2)) / keys) @ g
         else:
-            y = theta @ ((phi.transpose(1, 2) @ g) / keys)
+            y = DotProductSum.apply(theta, phi, g)
         return y.to(dtype)
 
 

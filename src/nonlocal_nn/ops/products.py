@@ -68,11 +68,11 @@ def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     """Left (batch, rows, k) times right (batch, columns, k) transposed: (batch, rows, columns).
 
     The result may lie in `out` or in memory of its own. Right may be transposed in memory at no cost; left
-    should not be.
+    is copied for oneDNN, which is slow there.
     """
     linear = _linear_for(left, right)
     if linear is not None:
-        return linear(left[0], right[0], None, "none", [], "").unsqueeze(0)
+        return linear(left[0].contiguous(), right[0], None, "none", [], "").unsqueeze(0)
     if out is None:
         return torch.bmm(left, right.transpose(1, 2))
     return torch.bmm(left, right.transpose(1, 2), out=out)
