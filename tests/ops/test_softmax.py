@@ -17,6 +17,7 @@ from tests.ops.operands import NAMES, inputs, values_and_gradients
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(softmax_tiles, "FEW_KEYS", 2)
+    monkeypatch.setattr(softmax_tiles, "FEW_KEYS_ONEDNN", 2)
     monkeypatch.setattr(softmax_tiles, "TILE", (4, 7))
 
 
@@ -46,6 +47,12 @@ def test_tiles_agree_with_the_reference(batch, queries, keys, d, scale, wanted):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
+@pytest.fixture
+def tiles_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(softmax_tiles, "FEW_KEYS_ONEDNN", softmax_tiles.FEW_KEYS)
+
+
+@pytest.mark.usefixtures("tiles_early")
 def test_tiles_of_real_size_stay_close_to_float64():
     theta, phi, g = (x.detach() for x in inputs("gaussian", 1, 1500, 5000, 48, 48, torch.float32))
     theta *= 48**-0.5
@@ -60,6 +67,7 @@ def test_tiles_of_real_size_stay_close_to_float64():
     assert max(errors[1:]) <= 2e-5
 
 
+@pytest.mark.usefixtures("tiles_early")
 def test_tiles_with_logits_of_ten_thousand():
     theta, phi, g = (x.detach() for x in inputs("gaussian", 1, 600, 4200, 16, 16, torch.float32))
     arguments = tuple(x.requires_grad_() for x in (theta * 2500, phi, g))

@@ -4,8 +4,8 @@ With S = phi^T g / N, a matrix d x channels, and dy_i the gradient of y_i,
 
     y = theta S        dtheta = dy S^T        dS = theta^T dy        dphi = g dS^T / N        dg = phi dS / N
 
-Results are made transposed, (batch, channels, positions), where the inputs lie so in memory: as maps do, whose
-channels come first.
+Results are made transposed, (batch, channels, positions), where the inputs lie so in memory: as maps do,
+whose channels come first.
 """
 
 from __future__ import annotations

@@ -47,11 +47,17 @@ def step_sums(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     return _sums(a, b, g, hinge=False, step=True)[1]
 
 
-def _sums(a: Tensor, b: Tensor, g: Tensor, *, hinge: bool, step: bool) -> tuple[Tensor, Tensor]:
-    """The sums asked for, (batch, queries, channels); the others are empty tensors."""
+def _sums(
+    a: Tensor, b: Tensor, g: Tensor, *, hinge: bool, step: bool, dot: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The sums asked for, (batch, queries, channels); the others are empty tensors.
+
+    dot (batch, queries, channels): of the steps, only their products with it, (batch, queries).
+    """
     batch, keys, channels = g.shape
     shape = (batch, a.shape[1], channels)
-    hinges, steps = g.new_zeros(shape if hinge else 0), g.new_zeros(shape if step else 0)
+    hinges = g.new_zeros(shape if hinge else 0)
+    steps = g.new_zeros(0 if not step else shape if dot is None else shape[:2])
     if keys == 0:  # an empty sum; the public functions refuse it, but gradients have the queries for keys
         return hinges, steps
     corners, order = torch.sort(-b.to(working_dtype(b.dtype)), dim=1)
@@ -64,7 +70,7 @@ def _sums(a: Tensor, b: Tensor, g: Tensor, *, hinge: bool, step: bool) -> tuple[
     # Sorting puts NaN last, where no query would notice it. Eq. 1 makes every y NaN then, and so do we.
     rest = rest.where(~corners[:, -1].isnan()[:, None, None], torch.nan)
 
-    width = max(16, CHUNK_BYTES // max(1, batch * keys * corners.element_size()))
+    width = max(8, CHUNK_BYTES // max(1, batch * keys * corners.element_size()))
     for first in range(0, channels, width):  # channels are independent of each other
         part = slice(first, first + width)
         with without_autocast(g.device):
@@ -73,7 +79,11 @@ def _sums(a: Tensor, b: Tensor, g: Tensor, *, hinge: bool, step: bool) -> tuple[
         if hinge:
             hinges[:, :, part] = _take_rows(hinge_k, last).addcmul_(slope, rest)
         if step:
-            steps[:, :, part] = slope.masked_fill_(~reached, 0.0)
+            slope.masked_fill_(~reached, 0.0)
+            if dot is None:
+                steps[:, :, part] = slope
+            else:
+                steps += slope.mul_(dot[:, :, part]).sum(dim=2)
     return hinges, steps
 
 
@@ -124,31 +134,33 @@ def _carry(blocks: Tensor) -> Tensor:
 
 
 class HingeSum(torch.autograd.Function):
-    """apply(a, b, g) -> hinge_sums; differentiable any number of times."""
+    """apply(a, b, g, scale) -> scale hinge_sums; differentiable any number of times."""
 
     @staticmethod
-    def forward(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    def forward(a: Tensor, b: Tensor, g: Tensor, scale: float) -> Tensor:
         """The sums."""
-        return hinge_sums(a, b, g)
+        return hinge_sums(a, b, g).mul_(scale)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
         """Nothing is kept but the inputs."""
-        ctx.save_for_backward(*inputs)
+        *tensors, ctx.scale = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """dg_j = hinge_sums(b, a, dy), da_i = dy_i . step_sums(a, b, g), db_j = g_j . step_sums(b, a, dy)."""
         a, b, g = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
-            da = (StepSum.apply(a, b, g) * dy).sum(dim=2)
-            db = (StepSum.apply(b, a, dy) * g).sum(dim=2)
-            return da, db, HingeSum.apply(b, a, dy)
-        want_a, want_b, want_g = ctx.needs_input_grad
-        return hinge_gradients(dy, a, b, g, (want_a, want_b, want_g))
+            da = (StepSum.apply(a, b, g) * dy).sum(dim=2) * ctx.scale
+            db = (StepSum.apply(b, a, dy) * g).sum(dim=2) * ctx.scale
+            return da, db, HingeSum.apply(b, a, dy, ctx.scale), None
+        want_a, want_b, want_g, _ = ctx.needs_input_grad
+        grads = hinge_gradients(dy, a, b, g, (want_a, want_b, want_g))
+        return (*(None if grad is None else grad.mul_(ctx.scale) for grad in grads), None)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         """A mapped axis is one more batch axis."""
         return fold_vmapped_one(HingeSum.apply, info.batch_size, in_dims, arguments)
 
@@ -173,7 +185,7 @@ class StepSum(torch.autograd.Function):
         return None, None, StepSum.apply(b, a, dy)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         """A mapped axis is one more batch axis."""
         return fold_vmapped_one(StepSum.apply, info.batch_size, in_dims, arguments)
 
@@ -183,11 +195,13 @@ def hinge_gradients(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of a, b and g that are wanted; sums over i share one sorting of a."""
     want_a, want_b, want_g = wanted
-    dg, step = _sums(b, a, dy, hinge=want_g, step=want_b) if want_b or want_g else (None, None)
-    db = step.mul_(g).sum(dim=2) if step is not None and want_b else None
-    del step
-    da = step_sums(a, b, g).mul_(dy).sum(dim=2) if want_a else None
-    return da, db, dg if want_g else None
+    da = db = dg = None
+    if want_b or want_g:
+        hinges, steps = _sums(b, a, dy, hinge=want_g, step=want_b, dot=g)
+        db, dg = steps if want_b else None, hinges if want_g else None
+    if want_a:
+        da = _sums(a, b, g, hinge=False, step=True, dot=dy)[1]
+    return da, db, dg
 
 
 # --- one operator for torch.compile and torch.export, whose inside they need not follow ---

@@ -79,8 +79,9 @@ def dot_product(
     >>> dot_product(torch.ones(1, 1, 3), torch.ones(1, 2, 3), torch.tensor([[[1.0], [3.0]]]))
     tensor([[[6.]]])
 
-    theta (phi^T g) / N has no queries x keys matrix (see `bracket`). (theta phi^T) g / N is used where it is less work, that
-    is queries keys (d + channels) < (queries + keys) d channels; its matrix is then smaller than the inputs.
+    theta (phi^T g) / N has no queries x keys matrix, see `nonlocal_nn.ops.bracket`. (theta phi^T) g / N is
+    used where it is less work, that is queries keys (d + channels) < (queries + keys) d channels; its matrix
+    is then smaller than the inputs.
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
@@ -129,5 +130,5 @@ def concatenation(
             return (total / keys).to(dtype)
         if keys <= FEW_KEYS and _matrix_is_small(queries, keys, channels):
             return (((a[:, :, None] + b[:, None, :]).relu() / keys) @ g).to(dtype)
-        total = HingeSum.apply(a, b, g)
-        return (total / keys).to(dtype)
+        y: Tensor = HingeSum.apply(a, b, g, 1 / keys)
+        return y.to(dtype)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 LARGEST_RESULT_BYTES = 31 * 2**20  # glibc's own bound is 32 MiB
-SMALL = 2**16  # elements of a result from which a call of oneDNN for each matrix pays
+SMALL = 2**21  # multiplications from which a call of oneDNN for each matrix pays
 
 
 @cache
@@ -48,14 +48,14 @@ def _is_amd_avx512() -> bool:
     return "AuthenticAMD" in processor and " avx512f " in processor
 
 
-def uses_onednn(like: Tensor, rows: int, columns: int) -> bool:
+def uses_onednn(like: Tensor, rows: int, columns: int, k: int) -> bool:
     """Whether products of this size and kind go to oneDNN, one matrix of a batch at a time.
 
-    >>> uses_onednn(torch.zeros(1, dtype=torch.float64), 1000, 1000)
+    >>> uses_onednn(torch.zeros(1, dtype=torch.float64), 1000, 1000, 1000)
     False
     """
     return (
-        rows * columns >= SMALL
+        rows * columns * k >= SMALL
         and type(like) is Tensor
         and like.dtype == torch.float32
         and like.device.type == "cpu"
@@ -88,6 +88,7 @@ def add_product(target: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def _linear_for(left: Tensor, right: Tensor) -> Callable[..., Tensor] | None:
-    if left.shape[0] != 1 or left.shape[2] == 0 or not uses_onednn(left, left.shape[1], right.shape[1]):
+    batch, rows, k = left.shape
+    if batch != 1 or not uses_onednn(left, rows, right.shape[1], k):
         return None
     return _onednn_linear()

@@ -27,8 +27,9 @@ from nonlocal_nn.ops.folding import fold_vmapped
 from nonlocal_nn.ops.memory import fits
 from nonlocal_nn.ops.softmax_rows import Gradients, Wanted
 
-# keep: rows, and p for the backward pass. linear: rows or tiles. triton: our kernel for GPUs.
-Way = Literal["keep", "linear", "triton"]
+# keep: rows, and p for the backward pass. linear: rows or tiles. inference: the same, with no backward pass
+# to follow. triton: our kernel for GPUs.
+Way = Literal["keep", "linear", "inference", "triton"]
 
 
 def softmax_average(
@@ -48,7 +49,9 @@ def softmax_average(
     way: Way = "triton"
     if backend == "rows":
         theta, phi, g = (x.to(working_dtype(dtype)) for x in (theta, phi, g))
-        way = "keep" if for_backward and _keeps(theta, phi, memory_budget) else "linear"
+        way = "inference"
+        if for_backward:
+            way = "keep" if _keeps(theta, phi, memory_budget) else "linear"
     if torch.compiler.is_compiling():  # registered in softmax_operator
         y: Tensor = torch.ops.nonlocal_nn.softmax_average(theta, phi, g, scale, way, memory_budget)[0]
     else:
@@ -116,7 +119,10 @@ def forward(
     elif softmax_tiles.suits(theta, phi, g):
         y, statistics[:, :, :1] = softmax_tiles.forward(theta, phi, g, scale)
     else:
-        y, _ = softmax_rows.forward(theta, phi, g, scale, keep=False, memory_budget=memory_budget)
+        follows = way != "inference"
+        y, _ = softmax_rows.forward(
+            theta, phi, g, scale, keep=False, memory_budget=memory_budget, for_backward=follows
+        )
     return y, none, statistics
 
 
@@ -137,7 +143,7 @@ def backward(
         if way == "triton":
             row_max, row_sum = (statistics[:, :, i : i + 1].contiguous() for i in (0, 1))
             return triton_softmax.backward(dy, theta, phi, g, y, row_max, row_sum, scale, wanted)
-        if way == "linear" and softmax_tiles.suits(theta, phi, g):
+        if way != "keep" and softmax_tiles.suits(theta, phi, g):
             return softmax_tiles.backward(dy, theta, phi, g, y, statistics[:, :, :1], scale, wanted)
         p = kept if way == "keep" else None
         return softmax_rows.backward(dy, theta, phi, g, scale, p, wanted, memory_budget=memory_budget)

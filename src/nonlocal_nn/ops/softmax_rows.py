@@ -34,7 +34,8 @@ DEVICE_CHUNK_BYTES = 256 * 2**20
 
 # Weights below 4e-18 (float64: 1e-87) are taken as zero. Even a million of them are far below the rounding of
 # any sum, but their products with gradients would be denormal numbers, which slow a CPU's matrix products
-# many times over: a trained network's backward pass took 225 ms with them and 76 without.
+# many times over: a trained network's backward pass took 225 ms with them and 76 without. Where no backward
+# pass follows they stay: the products of a forward pass are added to larger numbers at once.
 TOO_SMALL = {torch.float32: 4e-18, torch.float64: 1e-87}
 
 Wanted = tuple[bool, bool, bool]
@@ -73,7 +74,7 @@ def chunks(
 def _plan(theta: Tensor, keys: int, memory_budget: int | None) -> Iterator[tuple[slice, slice]]:
     batch, queries, _ = theta.shape
     size = chunk_bytes(keys, theta, memory_budget)
-    single = uses_onednn(theta, queries, keys)
+    single = uses_onednn(theta, queries, keys, theta.shape[2])
     return chunks(batch, queries, keys * theta.element_size(), size, single=single)
 
 
@@ -82,7 +83,7 @@ class _Buffer:
 
     def __init__(self, theta: Tensor, keys: int) -> None:
         self._like, self._keys = theta, keys
-        self._lends = not uses_onednn(theta, theta.shape[1], keys)
+        self._lends = not uses_onednn(theta, theta.shape[1], keys, theta.shape[2])
         self._flat = theta.new_empty(0)
 
     def take(self, some: slice, rows: slice) -> Tensor | None:
@@ -95,18 +96,27 @@ class _Buffer:
         return self._flat[:size].view(batch, count, self._keys)
 
 
-def _weights(theta: Tensor, phi: Tensor, buffer: Tensor | None, kept: Tensor | None = None) -> Tensor:
+def _weights(
+    theta: Tensor, phi: Tensor, buffer: Tensor | None, kept: Tensor | None = None, *, clean: bool = True
+) -> Tensor:
     """The rows p of these queries, in `kept` or in `buffer`; theta is scaled already."""
     logits = product(theta, phi, buffer if kept is None else kept)
     p = logits if kept is None else kept
     torch.softmax(logits, dim=2, out=p)
-    if p.device.type == "cpu":
+    if clean and p.device.type == "cpu":
         torch.threshold_(p, TOO_SMALL[p.dtype], 0.0)
     return p
 
 
 def forward(
-    theta: Tensor, phi: Tensor, g: Tensor, scale: float, *, keep: bool, memory_budget: int | None
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    scale: float,
+    *,
+    keep: bool,
+    memory_budget: int | None,
+    for_backward: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Y (batch, queries, channels), and p (batch, queries, keys) if it is to be kept, else an empty tensor.
 
@@ -124,7 +134,7 @@ def forward(
         if keep:
             p = _weights(theta[some, rows], phi[some], None, kept[some, rows])
         else:
-            p = _weights(theta[some, rows], phi[some], buffer.take(some, rows))
+            p = _weights(theta[some, rows], phi[some], buffer.take(some, rows), clean=for_backward)
         _into(y[some, rows], p, g_rows[some])
     return y, kept
 
@@ -172,7 +182,7 @@ def backward(
 def _scaled(theta: Tensor, scale: float, keys: int) -> Tensor:
     theta = theta if scale == 1 else theta * scale
     # oneDNN is slow where the left matrix is transposed in memory
-    return theta.contiguous() if uses_onednn(theta, theta.shape[1], keys) else theta
+    return theta.contiguous() if uses_onednn(theta, theta.shape[1], keys, theta.shape[2]) else theta
 
 
 def _into(target: Tensor, left: Tensor, right: Tensor) -> None:

@@ -21,28 +21,31 @@ import torch
 from torch import Tensor
 
 from nonlocal_nn.ops.memory import scratch
-from nonlocal_nn.ops.products import add_product, product
+from nonlocal_nn.ops.products import add_product, product, uses_onednn
 from nonlocal_nn.ops.softmax_rows import TOO_SMALL, Gradients, Wanted
 
 TILE = (512, 1024)  # queries x keys, two buffers of 2 MB in float32
-FEW_KEYS = 4096  # below, whole rows are faster
+# Below so many keys whole rows are faster; the flash attention multiplies through MKL.
+FEW_KEYS = 4096
+FEW_KEYS_ONEDNN = 24576
 WIDE = 256  # above, too
 
 
 def suits(theta: Tensor, phi: Tensor, g: Tensor) -> bool:
     """Whether tiles are the faster way, and one that there is.
 
-    >>> one = torch.zeros(1, 5000, 8)
+    >>> one = torch.zeros(1, 5000, 8, dtype=torch.float64)
     >>> suits(one, one, one), suits(one[:, :9], one[:, :9], one[:, :9])
     (True, False)
     """
-    d, channels, keys = theta.shape[2], g.shape[2], phi.shape[1]
+    d, channels, queries, keys = theta.shape[2], g.shape[2], theta.shape[1], phi.shape[1]
+    few = FEW_KEYS_ONEDNN if uses_onednn(theta, queries, keys, d) else FEW_KEYS
     return (
         theta.device.type == "cpu"
         and theta.numel() > 0
         and d == channels <= WIDE
-        and keys >= FEW_KEYS
-        and theta.shape[1] >= TILE[0]
+        and keys >= few
+        and queries >= TILE[0]
     )
 
 
