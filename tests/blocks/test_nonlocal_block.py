@@ -303,3 +303,43 @@ def test_inputs_that_do_not_fit():
 def test_queries_that_are_no_positions(queries, words):
     with pytest.raises(ValueError, match=words):
         NonLocalBlock(4).affinity(torch.zeros(1, 4, 2, 4, 4), queries)
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen", None])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_folding_the_norm_keeps_the_outputs(norm, dims):
+    block = NonLocalBlock(6, dims=dims, norm=norm)
+    for value in (*block.parameters(), *block.buffers()):
+        if value.is_floating_point():
+            value.data.uniform_(0.5, 1.5)
+    x = torch.randn(2, 6, *(4, 6, 8)[:dims])
+    before = block.eval()(x)
+    assert block.fold_norm() is block
+    assert block.norm is None
+    torch.testing.assert_close(block(x), before)
+
+
+def test_folding_in_training_mode_is_refused():
+    with pytest.raises(ValueError, match=r"call eval\(\) before fold_norm"):
+        NonLocalBlock(4).fold_norm()
+
+
+def test_a_budget_for_the_block_reaches_the_average():
+    block = NonLocalBlock(8, dims=2, norm=None, memory_budget=0)
+    torch.nn.init.normal_(block.W_z.weight)
+    x = torch.randn(1, 8, 12, 12, requires_grad=True)
+
+    def saved() -> int:
+        sizes = []
+
+        def pack(tensor):
+            sizes.append(tensor.untyped_storage().nbytes())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            block(x)
+        return max(sizes)
+
+    assert saved() < 144 * 36 * 4
+    block.memory_budget = None
+    assert saved() == 144 * 36 * 4  # the weights: queries x pooled keys

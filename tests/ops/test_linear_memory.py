@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops import hinge_sums, pairwise, reference, softmax_rows
+from nonlocal_nn.ops import hinge_sums, pairwise, products, reference, softmax_rows, softmax_tiles
 from tests.ops.largest_tensor import LargestTensor
 from tests.ops.operands import NAMES, inputs
 
 
 def largest_bytes(function, arguments: tuple[Tensor, ...]) -> int:
+    products.uses_onednn(torch.zeros(1), 1000, 1000)  # whose first call prepares the allocator
     with LargestTensor() as largest:
         function(*arguments).sum().backward()
     return largest.bytes
+
+
+def without_keeping(name: str):
+    """The function, told to keep nothing for its backward pass."""
+    function = getattr(pairwise, name)
+    return partial(function, memory_budget=0) if name == "gaussian" else function
 
 
 CHUNK = 64_000
@@ -24,6 +33,7 @@ CASES = [(1600, 1600), (1600, 400), (100, 25_600), (25_600, 100)]
 @pytest.fixture
 def stated_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(softmax_rows, "CPU_CHUNK_BYTES", CHUNK)
+    monkeypatch.setattr(softmax_rows, "ROWS", 1)
     monkeypatch.setattr(hinge_sums, "CHUNK_BYTES", CHUNK)
 
 
@@ -36,7 +46,7 @@ def test_no_tensor_grows_with_queries_times_keys(name, queries, keys):
     rows = max(queries, keys)  # indices are int64, as wide as two floats
     linear = rows * max(d, channels, 2 * 2) * float32 + 32 * channels * float32  # and one padded block
     one_row = rows * float32 * hinge_sums.BLOCK if name == "concatenation" else rows * float32
-    assert largest_bytes(getattr(pairwise, name), arguments) <= max(linear, CHUNK, one_row)
+    assert largest_bytes(without_keeping(name), arguments) <= max(linear, CHUNK, one_row)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,8 +67,29 @@ def test_what_is_kept_for_the_backward_pass_doubles_with_the_positions(name):
 
         arguments = inputs(name, 1, positions, positions, 8, 8, torch.float32)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            y = getattr(pairwise, name)(*arguments)
+            y = without_keeping(name)(*arguments)
         assert y.requires_grad
         return sum(sizes.values())
 
     assert 0 < kept(4000) <= 2.1 * kept(2000)
+
+
+def test_tiles_need_no_more_than_tiles():
+    arguments = inputs("gaussian", 1, 2000, 8000, 8, 8, torch.float32)
+    assert softmax_tiles.suits(*arguments)
+    tile = softmax_tiles.TILE[0] * softmax_tiles.TILE[1] * 4
+    assert largest_bytes(without_keeping("gaussian"), arguments) <= max(tile, 8000 * 9 * 4)
+
+
+@pytest.mark.parametrize("budget", [100_000, 1_000_000])
+def test_buffers_follow_from_the_budget(budget):
+    arguments = inputs("gaussian", 1, 1500, 1500, 8, 8, torch.float32)
+    largest = largest_bytes(partial(pairwise.gaussian, memory_budget=budget), arguments)
+    assert budget / 4 < largest <= budget / 2
+
+
+def test_weights_that_fit_the_budget_are_kept():
+    arguments = inputs("gaussian", 1, 500, 500, 8, 8, torch.float32)
+    matrix = 500 * 500 * 4
+    assert largest_bytes(partial(pairwise.gaussian, memory_budget=2 * matrix), arguments) == matrix
+    assert largest_bytes(partial(pairwise.gaussian, memory_budget=3 * matrix // 2), arguments) < matrix

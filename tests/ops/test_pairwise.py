@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nonlocal_nn.ops import hinge_sums, pairwise, reference, softmax_rows
+from nonlocal_nn.ops import hinge_sums, memory, pairwise, reference, softmax_rows, softmax_second
 from tests.ops.operands import NAMES, inputs, values_and_gradients
 
 
@@ -15,6 +17,10 @@ from tests.ops.operands import NAMES, inputs, values_and_gradients
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks, the last of them incomplete, and always the sorted form, at sizes a test can afford."""
     monkeypatch.setattr(softmax_rows, "CPU_CHUNK_BYTES", 500)
+    monkeypatch.setattr(softmax_rows, "ROWS", 1)
+    monkeypatch.setattr(softmax_second, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(memory, "ALWAYS_BYTES", 2000)
+    monkeypatch.setattr(memory, "BUDGET_SHARE", 2**40)
     monkeypatch.setattr(hinge_sums, "CHUNK_BYTES", 2000)
     monkeypatch.setattr(hinge_sums, "BLOCK", 4)
     monkeypatch.setattr(pairwise, "_matrix_is_small", lambda *_: False)
@@ -66,13 +72,15 @@ def test_gradcheck_where_the_matrix_is_small(name):
     assert torch.autograd.gradcheck(getattr(pairwise, name), inputs(name, 2, 3, 2, 5, 4))
 
 
-def test_keeping_the_matrix_changes_no_bit(monkeypatch):
+def test_keeping_the_weights_changes_no_bit(monkeypatch):
     arguments = inputs("gaussian", 5, 30, 20, 32, 24, torch.float32)
     dy = torch.randn(5, 30, 24)
     monkeypatch.setattr(softmax_rows, "CPU_CHUNK_BYTES", 5000)  # two batch entries at a time
-    kept = values_and_gradients(pairwise.gaussian, arguments, dy)
-    monkeypatch.setattr(pairwise, "_matrix_is_small", lambda *_: False)
-    recomputed = values_and_gradients(pairwise.gaussian, arguments, dy)
+    monkeypatch.setattr(softmax_rows, "ROWS", 1)
+    kept, recomputed = (
+        values_and_gradients(partial(pairwise.gaussian, memory_budget=budget), arguments, dy)
+        for budget in (10**6, 0)
+    )
     assert all(torch.equal(a, b) for a, b in zip(kept, recomputed, strict=True))
 
 
@@ -84,16 +92,31 @@ def test_gradcheck(name):
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("name", ["dot_product", "concatenation"])
+@pytest.mark.parametrize("name", NAMES)
 def test_second_derivatives(name):
     assert torch.autograd.gradgradcheck(getattr(pairwise, name), inputs(name, 2, 7, 5, 3, 2))
 
 
-def test_second_derivatives_of_gaussian_raise_a_clear_error():
+@pytest.mark.parametrize("wanted", [0, 1, 2])
+def test_second_derivatives_of_gaussian_where_one_input_needs_them(wanted):
+    arguments = tuple(
+        value if index == wanted else value.detach()
+        for index, value in enumerate(inputs("gaussian", 1, 4, 3, 2, 2))
+    )
+
+    def second(function):
+        (first,) = torch.autograd.grad(function(*arguments).sin().sum(), arguments[wanted], create_graph=True)
+        return torch.autograd.grad(first.square().sum(), arguments[wanted])[0]
+
+    torch.testing.assert_close(second(pairwise.gaussian), second(reference.gaussian))
+
+
+def test_third_derivatives_of_gaussian_raise_a_clear_error():
     theta, phi, g = inputs("gaussian", 1, 4, 3, 2, 2)
-    (dtheta,) = torch.autograd.grad(pairwise.gaussian(theta, phi, g).sum(), theta, create_graph=True)
-    with pytest.raises(NotImplementedError, match=r"first derivatives only.*reference\.gaussian"):
-        dtheta.sum().backward()
+    (first,) = torch.autograd.grad(pairwise.gaussian(theta, phi, g).sum(), theta, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), theta, create_graph=True)
+    with pytest.raises(NotImplementedError, match=r"first and second derivatives.*reference\.gaussian"):
+        second.sum().backward()
 
 
 def test_create_graph_alone_gives_the_same_gradients():
@@ -183,3 +206,9 @@ def test_whole_numbers_are_refused():
     whole = torch.ones(1, 3, 2, dtype=torch.long)
     with pytest.raises(ValueError, match=r"floating-point dtype, got theta torch\.int64"):
         pairwise.gaussian(whole, whole, whole)
+
+
+def test_a_budget_below_zero_is_named():
+    theta, phi, g = inputs("gaussian", 1, 4, 3, 2, 2)
+    with pytest.raises(ValueError, match=r"memory_budget=-5: give a number of bytes"):
+        pairwise.gaussian(theta, phi, g, memory_budget=-5)

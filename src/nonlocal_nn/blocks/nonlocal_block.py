@@ -14,11 +14,10 @@ from typing import Literal, get_args
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from nonlocal_nn._typing import Float, Int
 from nonlocal_nn.blocks.grid import SPANS, Grouping, Span, flat_positions
-from nonlocal_nn.blocks.norm import FrozenBatchNorm
+from nonlocal_nn.blocks.norm import FrozenBatchNorm, fold_norm
 from nonlocal_nn.blocks.sharding import Sharding
 from nonlocal_nn.ops import pairwise as ops
 from nonlocal_nn.ops import reference
@@ -288,32 +287,6 @@ class NonLocalBlock(nn.Module):
             )
         return (*position_shape[: self.dims - len(space)], *(size // 2 for size in space))
 
-    def _check(self, x: Tensor) -> None:
-        if x.dim() != self.dims + 2 or x.shape[1] != self.channels:
-            axes = {1: "positions", 2: "height, width", 3: "frames, height, width"}[self.dims]
-            raise ValueError(f"expected (batch, {self.channels}, {axes}), got {tuple(x.shape)}")
-        self.key_shape(tuple(x.shape[2:]))
-
-    def _embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The maps theta, phi and g, (batch, channels, *grid); the last two on the key grid."""
-        if self.subsample_at == "input":
-            keys = self.pool(x)
-            phi, g = keys if self.phi is None else self.phi(keys), self.g(keys)
-        else:
-            phi, g = self.pool(x if self.phi is None else self.phi(x)), self.pool(self.g(x))
-        theta = x if self.theta is None else self.theta(x)
-        # Under autocast x itself (gaussian) may be wider than g.
-        dtype = torch.promote_types(theta.dtype, g.dtype)
-        return theta.to(dtype), phi.to(dtype), g.to(dtype)
-
-    def _scores(self, theta: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """w_f . [theta_i, phi_j] = a_i + b_j with a_i = theta_i . w_f[:inner], b_j = phi_j . w_f[inner:]."""
-        assert self.w_f is not None
-        # Columns, not vectors: onnxruntime 1.32 gives wrong numbers for a transposed map times a vector.
-        halves = self.w_f.to(theta.dtype).view(2, self.inner_channels, 1)
-        with without_autocast(theta.device):
-            return (theta @ halves[0]).squeeze(2), (phi @ halves[1]).squeeze(2)
-
     @torch.no_grad()
     def fold_norm(self) -> NonLocalBlock:
         """Take the norm into W_z, in place, for inference: one pass over the map less. Returns the block.
@@ -328,24 +301,13 @@ class NonLocalBlock(nn.Module):
             ValueError: in training mode, where batch norm uses the statistics of the batch; for a batch norm
                 that keeps no statistics.
         """
-        norm = self.norm
-        if norm is None:
-            return self
-        if self.training:
-            raise ValueError(
-                "a block in training mode normalises by its own batch; call eval() before fold_norm()"
-            )
-        assert isinstance(norm, _BatchNorm | FrozenBatchNorm)
-        if norm.running_mean is None or norm.running_var is None:
-            raise ValueError("the norm keeps no running statistics (track_running_stats=False): none to fold")
-        factor = (norm.running_var + norm.eps).rsqrt()
-        if norm.weight is not None:
-            factor = factor * norm.weight
-        bias = self.W_z.bias if self.W_z.bias is not None else torch.zeros_like(factor)
-        shift = (bias - norm.running_mean) * factor
-        self.W_z.bias = nn.Parameter(shift if norm.bias is None else shift + norm.bias)
-        self.W_z.weight.mul_(factor.view(-1, *(1,) * (self.dims + 1)))
-        self.norm = None
+        if self.norm is not None:
+            if self.training:
+                raise ValueError(
+                    "a block in training mode normalises by its own batch; call eval() before fold_norm()"
+                )
+            fold_norm(self.W_z, self.norm)
+            self.norm = None
         return self
 
     def shard_over(self, group: dist.ProcessGroup | None) -> NonLocalBlock:
@@ -374,6 +336,32 @@ class NonLocalBlock(nn.Module):
         """
         self._sharding = Sharding.of(group, self.span, self.temporal_groups)
         return self
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != self.dims + 2 or x.shape[1] != self.channels:
+            axes = {1: "positions", 2: "height, width", 3: "frames, height, width"}[self.dims]
+            raise ValueError(f"expected (batch, {self.channels}, {axes}), got {tuple(x.shape)}")
+        self.key_shape(tuple(x.shape[2:]))
+
+    def _embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The maps theta, phi and g, (batch, channels, *grid); the last two on the key grid."""
+        if self.subsample_at == "input":
+            keys = self.pool(x)
+            phi, g = keys if self.phi is None else self.phi(keys), self.g(keys)
+        else:
+            phi, g = self.pool(x if self.phi is None else self.phi(x)), self.pool(self.g(x))
+        theta = x if self.theta is None else self.theta(x)
+        # Under autocast x itself (gaussian) may be wider than g.
+        dtype = torch.promote_types(theta.dtype, g.dtype)
+        return theta.to(dtype), phi.to(dtype), g.to(dtype)
+
+    def _scores(self, theta: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+        """w_f . [theta_i, phi_j] = a_i + b_j with a_i = theta_i . w_f[:inner], b_j = phi_j . w_f[inner:]."""
+        assert self.w_f is not None
+        # Columns, not vectors: onnxruntime 1.32 gives wrong numbers for a transposed map times a vector.
+        halves = self.w_f.to(theta.dtype).view(2, self.inner_channels, 1)
+        with without_autocast(theta.device):
+            return (theta @ halves[0]).squeeze(2), (phi @ halves[1]).squeeze(2)
 
     def _average(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
         if self._sharding is not None:

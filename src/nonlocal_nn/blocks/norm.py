@@ -71,6 +71,33 @@ def freeze_batch_norm(module: nn.Module) -> nn.Module:
     return _frozen(module, "", {})
 
 
+@torch.no_grad()
+def fold_norm(conv: nn.Module, norm: nn.Module) -> None:
+    """Change `conv` in place so that it gives what `norm` in eval mode made of its output.
+
+    >>> conv, bn = torch.nn.Conv1d(2, 3, 1), torch.nn.BatchNorm1d(3).eval()
+    >>> x = torch.randn(1, 2, 4)
+    >>> before = bn(conv(x))
+    >>> fold_norm(conv, bn)
+    >>> torch.allclose(conv(x), before, atol=1e-6)
+    True
+
+    Raises:
+        ValueError: for a batch norm that keeps no statistics.
+    """
+    assert isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    assert isinstance(norm, _BatchNorm | FrozenBatchNorm)
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("the norm keeps no running statistics (track_running_stats=False): none to fold")
+    factor = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        factor = factor * norm.weight
+    bias = torch.zeros_like(factor) if conv.bias is None else conv.bias
+    shift = (bias - norm.running_mean) * factor
+    conv.bias = nn.Parameter(shift if norm.bias is None else shift + norm.bias)
+    conv.weight.mul_(factor.view(-1, *(1,) * (conv.weight.dim() - 1)))
+
+
 def _frozen(module: nn.Module, name: str, done: dict[nn.Module, nn.Module]) -> nn.Module:
     if module in done:
         return done[module]

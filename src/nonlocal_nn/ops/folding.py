@@ -17,7 +17,7 @@ from torch import Tensor
 def fold_vmapped(
     function: Callable[..., tuple[Tensor | None, ...]],
     mapped: int,
-    in_dims: tuple[int | None, ...],
+    in_dims: tuple[Any, ...],
     arguments: tuple[Any, ...],
 ) -> tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]:
     """What an autograd function's `vmap` returns: outputs whose axis 0 has `mapped` entries, and those axes.
@@ -25,7 +25,7 @@ def fold_vmapped(
     Tensors are (batch, ...) once their mapped axis, `in_dims`, is taken away; what is no tensor is handed on.
     """
 
-    def folded(value: Any, dim: int | None) -> Any:
+    def folded(value: Any, dim: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         x = value.expand(mapped, *value.shape) if dim is None else value.movedim(dim, 0)
@@ -42,7 +42,7 @@ def fold_vmapped(
 def fold_vmapped_one(
     function: Callable[..., Tensor],
     mapped: int,
-    in_dims: tuple[int | None, ...],
+    in_dims: tuple[Any, ...],
     arguments: tuple[Any, ...],
 ) -> tuple[Tensor | None, int | None]:
     """`fold_vmapped` for a function that gives one tensor.

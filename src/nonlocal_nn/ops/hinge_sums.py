@@ -148,7 +148,7 @@ class HingeSum(torch.autograd.Function):
         return hinge_gradients(dy, a, b, g, (want_a, want_b, want_g))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Tensor) -> Any:
         """A mapped axis is one more batch axis."""
         return fold_vmapped_one(HingeSum.apply, info.batch_size, in_dims, arguments)
 
@@ -173,7 +173,7 @@ class StepSum(torch.autograd.Function):
         return None, None, StepSum.apply(b, a, dy)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Tensor) -> Any:
         """A mapped axis is one more batch axis."""
         return fold_vmapped_one(StepSum.apply, info.batch_size, in_dims, arguments)
 

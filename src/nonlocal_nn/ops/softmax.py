@@ -172,7 +172,7 @@ class SoftmaxAverage(torch.autograd.Function):
         return (*grads, None, None, None)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         """A mapped axis is one more batch axis."""
         return fold_vmapped(SoftmaxAverage.apply, info.batch_size, in_dims, arguments)
 
@@ -216,7 +216,7 @@ class SoftmaxGradients(torch.autograd.Function):
         return (*grads, *(None,) * 7)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         """A mapped axis is one more batch axis."""
         return fold_vmapped(SoftmaxGradients.apply, info.batch_size, in_dims, arguments)
 
@@ -244,6 +244,6 @@ class SoftmaxSecondGradients(torch.autograd.Function):
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         """A mapped axis is one more batch axis."""
         return fold_vmapped(SoftmaxSecondGradients.apply, info.batch_size, in_dims, arguments)

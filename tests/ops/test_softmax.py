@@ -1,0 +1,148 @@
+"""The ways the softmax average is computed: rows or tiles, MKL or oneDNN, and torch's transformations."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.func import grad, jacrev, vmap
+
+from nonlocal_nn.ops import memory, pairwise, products, reference, softmax_tiles
+from tests.ops.operands import NAMES, inputs, values_and_gradients
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(softmax_tiles, "FEW_KEYS", 2)
+    monkeypatch.setattr(softmax_tiles, "TILE", (4, 7))
+
+
+@pytest.mark.usefixtures("small_tiles")
+@given(
+    batch=st.integers(1, 3),
+    queries=st.integers(4, 30),
+    keys=st.integers(2, 30),
+    d=st.integers(1, 9),
+    scale=st.sampled_from([1.0, 0.3]),
+    wanted=st.sampled_from([(0,), (1,), (2,), (0, 1, 2)]),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_tiles_agree_with_the_reference(batch, queries, keys, d, scale, wanted):
+    torch.manual_seed(0)
+    arguments = tuple(
+        x if index in wanted else x.detach()
+        for index, x in enumerate(inputs("gaussian", batch, queries, keys, d, d))
+    )
+    assert softmax_tiles.suits(*arguments)
+    dy = torch.randn(batch, queries, d, dtype=torch.float64)
+    results = []
+    for function in (partial(pairwise.gaussian, memory_budget=0), reference.gaussian):
+        y = function(*arguments, scale)
+        results.append([y, *torch.autograd.grad(y, [arguments[index] for index in wanted], dy)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+def test_tiles_of_real_size_stay_close_to_float64():
+    theta, phi, g = (x.detach() for x in inputs("gaussian", 1, 1500, 5000, 48, 48, torch.float32))
+    theta *= 48**-0.5
+    arguments = tuple(x.requires_grad_() for x in (theta, phi, g))
+    assert softmax_tiles.suits(*arguments)
+    dy = torch.randn(1, 1500, 48)
+    ours = values_and_gradients(partial(pairwise.gaussian, memory_budget=0), arguments, dy)
+    doubles = tuple(x.detach().double().requires_grad_() for x in arguments)
+    exact = values_and_gradients(reference.gaussian, doubles, dy.double())
+    errors = [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(ours, exact, strict=True)]
+    assert errors[0] <= 2e-6
+    assert max(errors[1:]) <= 2e-5
+
+
+def test_tiles_with_logits_of_ten_thousand():
+    theta, phi, g = (x.detach() for x in inputs("gaussian", 1, 600, 4200, 16, 16, torch.float32))
+    arguments = tuple(x.requires_grad_() for x in (theta * 2500, phi, g))
+    assert (arguments[0] @ arguments[1].mT).abs().max() > 1e4
+    ours = values_and_gradients(
+        partial(pairwise.gaussian, memory_budget=0), arguments, torch.ones(1, 600, 16)
+    )
+    assert all(x.isfinite().all() for x in ours)
+
+
+@pytest.fixture(params=["mkl", "onednn"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both libraries, whatever processor this is."""
+    products._onednn_linear.cache_clear()
+    monkeypatch.setattr(products, "_is_amd_avx512", lambda: request.param == "onednn")
+    monkeypatch.setattr(products, "SMALL", 50)
+    assert (products._onednn_linear() is not None) == (request.param == "onednn")
+    yield request.param
+    products._onednn_linear.cache_clear()
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("budget", [0, 3000, None])
+def test_both_libraries_agree_with_the_reference(batch, transposed, budget):
+    shapes = [(batch, 61, 24), (batch, 43, 24), (batch, 43, 20)]
+    made = [torch.randn(b, c, n).mT if transposed else torch.randn(b, n, c) for b, n, c in shapes]
+    arguments = tuple(x.requires_grad_() for x in made)
+    dy = torch.randn(batch, 61, 20)
+    ours = values_and_gradients(lambda *x: pairwise.gaussian(*x, 0.2, memory_budget=budget), arguments, dy)
+    theirs = values_and_gradients(lambda *x: reference.gaussian(*x, 0.2), arguments, dy)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("library")
+def test_products_ignore_what_lies_in_their_buffers():
+    left, right = torch.randn(2, 9, 5), torch.randn(2, 8, 5)
+    made = products.product(left, right, torch.full((2, 9, 8), torch.nan))
+    torch.testing.assert_close(made, left @ right.mT)
+
+
+def test_scratch_holds_what_is_written_and_dies_with_its_views():
+    like = torch.zeros(1, dtype=torch.float64)
+    large = memory.scratch((3, 1000, 500), like)  # 12 MB: huge pages where there are any
+    assert large.shape == (3, 1000, 500)
+    assert large.dtype == torch.float64
+    large.fill_(2)
+    view = large[1, 5:7]
+    del large
+    assert view.sum() == 2000
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("in_dims", [(0, 0, 0), (0, None, None), (None, 0, 0), (1, 1, 1)])
+def test_vmap_and_its_gradients(name, in_dims):
+    function, plain = getattr(pairwise, name), getattr(reference, name)
+    once = [x.detach() for x in inputs(name, 2, 33, 21, 3, 4)]
+    arguments = [
+        x if dim is None else torch.stack([x, x + 0.5, 2 * x], dim=dim)
+        for x, dim in zip(once, in_dims, strict=True)
+    ]
+
+    def losses(f):
+        return lambda *x: f(*x).sin().sum()
+
+    torch.testing.assert_close(
+        vmap(function, in_dims)(*arguments), vmap(plain, in_dims)(*arguments), rtol=1e-9, atol=1e-9
+    )
+    ours = vmap(grad(losses(function), argnums=(0, 1, 2)), in_dims)(*arguments)
+    theirs = vmap(grad(losses(plain), argnums=(0, 1, 2)), in_dims)(*arguments)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_jacobians_and_second_derivatives_by_torch_func(name):
+    function, plain = getattr(pairwise, name), getattr(reference, name)
+    arguments = [x.detach() for x in inputs(name, 1, 5, 4, 3, 2)]
+    torch.testing.assert_close(jacrev(function)(*arguments), jacrev(plain)(*arguments))
+
+    def twice(f):
+        return jacrev(jacrev(lambda x: f(x, *arguments[1:]).sin().sum()))(arguments[0])
+
+    torch.testing.assert_close(twice(function), twice(plain))
