@@ -16,7 +16,7 @@ LOGIT_DEVIATION = 2.0  # of the logits: some keys matter far more than others, n
 
 @dataclass
 class Operands:
-    """`leaves` are what gradients are taken for, `dy` what comes back from the layer above, if anything does."""
+    """`leaves` are what gradients are taken for, `dy` what comes back from the layer above."""
 
     case: Case
     device: str
