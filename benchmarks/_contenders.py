@@ -61,7 +61,8 @@ def operator_contenders(case: Case) -> list[Contender]:
     matrices = pairs_bytes(case, 2, 3)
     if not softmax:
         if concatenation:
-            found = [Contender("ours", "ours", 0, of_operator(_ours.concatenation))]
+            function = _ours.concatenation_of_scores if case.level == "limit" else _ours.concatenation
+            found = [Contender("ours", "ours", 0, of_operator(function))]
             wide = pairs_bytes(case, 2 * case.inner, 4 * case.inner)
             pairs, sums = _plain.concatenation_pairs, _plain.concatenation_sums
             found.append(Contender("plain", "plain, pairs concatenated", wide, of_operator(pairs)))
@@ -95,9 +96,9 @@ def of_operator(function: Callable[..., Tensor]) -> Build:
 
     def build(operands: Operands) -> Call:
         leaves = operands.leaves
-        arguments = {"phi": leaves["theta"], **leaves}
-        if "w_f" not in leaves:
-            return passes(lambda: function(arguments["theta"], arguments["phi"], arguments["g"]), operands)
+        arguments = dict(leaves)
+        if "theta" in leaves and "phi" not in leaves:
+            arguments = {"theta": leaves["theta"], "phi": leaves["theta"], "g": leaves["g"]}
         return passes(lambda: function(**arguments), operands)
 
     return build

@@ -24,12 +24,13 @@ class Operands:
     dy: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        draw = operator_leaves if self.case.level != "block" else block_leaves
+        draw = {"operator": operator_leaves, "block": block_leaves, "limit": limit_leaves}[self.case.level]
         generator = torch.Generator().manual_seed(0)
         dtype = getattr(torch, self.case.dtype)
         leaves, dy_shape = draw(self.case, generator)
         self.leaves = {name: value.to(self.device, dtype) for name, value in leaves.items()}
-        self.dy = torch.randn(dy_shape, generator=generator).to(self.device, dtype)
+        dy = torch.randn(dy_shape if self.case.backward else 0, generator=generator)
+        self.dy = dy.to(self.device, dtype)
         for value in self.leaves.values():
             value.requires_grad_(self.case.backward)
 
@@ -48,6 +49,15 @@ def operator_leaves(case: Case, generator: torch.Generator) -> tuple[dict[str, T
     if case.function == "concatenation":
         leaves["w_f"] = torch.randn(2 * case.inner, generator=generator) * (2 * case.inner) ** -0.5
     return leaves, (1, case.queries, case.inner)
+
+
+def limit_leaves(case: Case, generator: torch.Generator) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    """What the operator itself takes: for concatenation the scores a and b."""
+    leaves, dy_shape = operator_leaves(case, generator)
+    if case.function == "concatenation":
+        a, b = (torch.randn(1, count, generator=generator) for count in (case.queries, case.keys))
+        leaves = {"a": a, "b": b, "g": leaves["g"]}
+    return leaves, dy_shape
 
 
 def embedding_deviation(case: Case) -> float:

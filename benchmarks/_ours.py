@@ -29,7 +29,11 @@ def concatenation(theta: Tensor, phi: Tensor, w_f: Tensor, g: Tensor) -> Tensor:
     return pairwise.concatenation(theta @ w_f[:d], phi @ w_f[d:], g)
 
 
+def concatenation_of_scores(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """As the operator takes them."""
+    return pairwise.concatenation(a, b, g)
+
+
 def block(memory_budget: int | None = None, **options: Any) -> NonLocalBlock:
     """A block with weights that make all of it matter; `options` are NonLocalBlock's."""
-    del memory_budget  # HERE: pass memory_budget=memory_budget once the block takes it
-    return NonLocalBlock(**options)
+    return NonLocalBlock(**options, memory_budget=memory_budget)

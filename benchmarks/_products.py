@@ -40,6 +40,7 @@ def fastest(operands: Operands) -> Callable[[], tuple[Tensor, ...]]:
     leaves = {name: value.detach() for name, value in operands.leaves.items()}
     theta, g = leaves["theta"], leaves["g"]
     phi, u = leaves.get("phi", theta), operands.dy
+    y_shape = (1, operands.case.queries, operands.case.inner)
     size = g.element_size()
     rows = max(64, FASTEST_CHUNK_BYTES // (operands.case.keys * size))
     backward = operands.case.backward
@@ -47,7 +48,7 @@ def fastest(operands: Operands) -> Callable[[], tuple[Tensor, ...]]:
 
     @torch.no_grad()
     def call() -> tuple[Tensor, ...]:
-        y, dtheta = torch.empty_like(u), torch.empty_like(theta)
+        y, dtheta = g.new_empty(y_shape), torch.empty_like(theta)
         dphi, dg = torch.zeros_like(phi), torch.zeros_like(g)
         for first in range(0, theta.shape[1], rows):
             some = slice(first, first + rows)
@@ -67,8 +68,8 @@ def _products(operands: Operands, rows: int) -> Callable[[], tuple[Tensor, ...]]
     leaves = {name: value.detach()[0] for name, value in operands.leaves.items()}
     theta, g = leaves["theta"], leaves["g"]
     phi = leaves.get("phi", theta)
-    u = operands.dy[0]
-    p, y = theta.new_empty(rows, phi.shape[0]), torch.empty_like(u)
+    p, y = theta.new_empty(rows, phi.shape[0]), g.new_empty(theta.shape[0], g.shape[1])
+    u = operands.dy[0] if operands.case.backward else y
     gradients = [torch.zeros_like(value) for value in (theta, phi, g)] if operands.case.backward else []
     second = torch.empty_like(p) if gradients else p
 
