@@ -37,16 +37,7 @@ class Contender:
 
 def contenders(case: Case, peers: tuple[Path, ...]) -> dict[str, Contender]:
     """All of a case, in the order of their turns."""
-    if case.level == "block":
-        found = block_contenders(case, peers)
-    else:
-        found = operator_contenders(case)
-        if case.level == "limit":
-            found = (
-                found[:1]
-                if case.function not in SOFTMAXES
-                else [one for one in found if one.name == "ours_linear"]
-            )
+    found = block_contenders(case, peers) if case.level == "block" else operator_contenders(case)
     return {one.name: one for one in found}
 
 
@@ -60,9 +51,12 @@ def operator_contenders(case: Case) -> list[Contender]:
     softmax, concatenation = case.function in SOFTMAXES, case.function == "concatenation"
     matrices = pairs_bytes(case, 2, 3)
     if not softmax:
-        if concatenation:
-            function = _ours.concatenation_of_scores if case.level == "limit" else _ours.concatenation
-            found = [Contender("ours", "ours", 0, of_operator(function))]
+        if concatenation and case.level == "limit":  # from the scores, as the operator takes them
+            sums = _plain.concatenation_of_scores
+            found = [Contender("ours", "ours", 0, of_operator(_ours.concatenation_of_scores))]
+            found.append(Contender("plain_sums", "plain, a + b", matrices, of_operator(sums)))
+        elif concatenation:
+            found = [Contender("ours", "ours", 0, of_operator(_ours.concatenation))]
             wide = pairs_bytes(case, 2 * case.inner, 4 * case.inner)
             pairs, sums = _plain.concatenation_pairs, _plain.concatenation_sums
             found.append(Contender("plain", "plain, pairs concatenated", wide, of_operator(pairs)))

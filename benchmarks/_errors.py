@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,13 +14,6 @@ from _contenders import contenders
 from _operands import Operands, make_block
 
 CHUNK_BYTES = 256 * 2**20  # of one queries x keys matrix in float64
-
-AVERAGES: dict[str, Callable[..., Tensor]] = {
-    "embedded_gaussian": _plain.gaussian,
-    "gaussian": _plain.gaussian,
-    "dot_product": _plain.dot_product,
-    "concatenation": _plain.concatenation_sums,
-}
 
 
 def operator_errors(case: Case, names: tuple[str, ...], threads: int) -> list[dict[str, Any]]:
@@ -40,12 +33,13 @@ def operator_errors(case: Case, names: tuple[str, ...], threads: int) -> list[di
 def operator_reference(operands: Operands) -> tuple[Tensor, ...]:
     """Result and gradients of the leaves in float64; memory linear in the queries."""
     leaves = {name: value.detach().double().requires_grad_() for name, value in operands.leaves.items()}
-    theta, phi = leaves["theta"], leaves.get("phi", leaves["theta"])
-    average = AVERAGES[operands.case.function]
-    others = [leaves[name] for name in ("w_f", "g") if name in leaves]
     parts = []
     for some in chunks(operands.case):
-        y = average(theta[:, some], phi, *others)
+        if "a" in leaves:
+            y = _plain.concatenation_of_scores(leaves["a"][:, some], leaves["b"], leaves["g"])
+        else:
+            average = _plain.dot_product if operands.case.function == "dot_product" else _plain.gaussian
+            y = average(leaves["theta"][:, some], leaves.get("phi", leaves["theta"]), leaves["g"])
         y.backward(operands.dy[:, some].double())
         parts.append(y.detach())
     grads = [leaf.grad for leaf in leaves.values()]

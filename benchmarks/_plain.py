@@ -43,8 +43,12 @@ def concatenation_pairs(theta: Tensor, phi: Tensor, w_f: Tensor, g: Tensor) -> T
 def concatenation_sums(theta: Tensor, phi: Tensor, w_f: Tensor, g: Tensor) -> Tensor:
     """ReLU(a_i + b_j) by broadcasting: queries x keys numbers."""
     d = theta.shape[2]
-    scores = (theta @ w_f[:d])[:, :, None] + (phi @ w_f[d:])[:, None, :]
-    return (scores.relu() / phi.shape[1]) @ g
+    return concatenation_of_scores(theta @ w_f[:d], phi @ w_f[d:], g)
+
+
+def concatenation_of_scores(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """The same from a (batch, queries) and b (batch, keys)."""
+    return ((a[:, :, None] + b[:, None, :]).relu() / b.shape[1]) @ g
 
 
 class PlainBlock(nn.Module):

@@ -50,7 +50,7 @@ def test_operators_measures_saves_and_resumes(tmp_path: Path, capsys: pytest.Cap
 
 def test_accuracy_and_scaling_on_tiny_maps(tmp_path: Path) -> None:
     out = tmp_path / "accuracy.json"
-    only = ["--only", "operator/dot_product", "--only", "operator/concatenation"]
+    only = ["--only", "operator/dot_product", "--only", "limit/concatenation"]
     assert accuracy.main(["--quick", *only, "--threads", "1", "--out", str(out)]) == 0
     rows = json.loads(out.read_text())["rows"]
     assert len(rows) == 4
