@@ -88,8 +88,9 @@ def insert_blocks(
             part. After a block there can be another: "layer2.1.nonlocal_block". A layer with weights that
             runs several times in a forward pass gets one block, which runs each time.
         dims: 1, 2 or 3 position axes; None: as the layer's output has, which must be as many as the input's.
-        inner_channels, pairwise, subsample, subsample_at, span, temporal_groups, scale, norm, init,
-            memory_budget: of every block, see `NonLocalBlock`.
+        inner_channels, pairwise, subsample, subsample_at, span, temporal_groups, scale, norm, init: of every
+            block, see `NonLocalBlock`.
+        memory_budget: of every block, too.
         example_input: what the model is called with: a tensor or list as the only argument, a tuple of
             arguments or a dict of keyword arguments. None: made up from the first convolution. If given, its
             size is checked against the options, too (too small to subsample, frames that do not divide).

@@ -368,7 +368,10 @@ class NonLocalBlock(nn.Module):
             scores = None if self.w_f is None else self._scores(theta, phi)
             return self._sharding.average(theta, phi, g, scores, self.pairwise, self.scale)
         if self.w_f is not None:
-            return ops.concatenation(*self._scores(theta, phi), g)
+            # In full precision: rounded scores would turn keys with a_i + b_j near 0 on or off.
+            work = working_dtype(g.dtype)
+            scores = self._scores(theta.to(work), phi.to(work))
+            return ops.concatenation(*scores, g.to(work)).to(g.dtype)
         if self.pairwise == "dot_product":
             return ops.dot_product(theta * self.scale if self.scale != 1 else theta, phi, g)
         return ops.gaussian(theta, phi, g, self.scale, memory_budget=self.memory_budget)

@@ -29,7 +29,7 @@ from nonlocal_nn.ops.checks import without_autocast, working_dtype
 from nonlocal_nn.ops.folding import fold_vmapped_one
 
 BLOCK = 32  # corners in a block
-CHUNK_BYTES = 32 * 2**20  # of rows of g, and of triangular weights, at a time
+CHUNK_BYTES = 16 * 2**20  # of rows of g, and of triangular weights, at a time
 
 
 def hinge_sums(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def _sums(
     # Sorting puts NaN last, where no query would notice it. Eq. 1 makes every y NaN then, and so do we.
     rest = rest.where(~corners[:, -1].isnan()[:, None, None], torch.nan)
 
-    width = max(8, CHUNK_BYTES // max(1, batch * keys * corners.element_size()))
+    width = max(4, CHUNK_BYTES // max(1, batch * keys * corners.element_size()))
     for first in range(0, channels, width):  # channels are independent of each other
         part = slice(first, first + width)
         with without_autocast(g.device):

@@ -21,6 +21,7 @@ from nonlocal_nn.ops.bracket import DotProductSum
 from nonlocal_nn.ops.checks import check_embeddings, check_scores, without_autocast, working_dtype
 from nonlocal_nn.ops.hinge_sums import HingeSum
 from nonlocal_nn.ops.memory import check_budget
+from nonlocal_nn.ops.products import uses_onednn
 from nonlocal_nn.ops.softmax import softmax_average
 
 FEW_KEYS = 512  # up to here concatenation's plain product beats sorting (measured on a CPU)
@@ -29,6 +30,13 @@ FEW_KEYS = 512  # up to here concatenation's plain product beats sorting (measur
 def _matrix_is_small(queries: int, keys: int, width: int | float) -> bool:
     """The queries x keys matrix has fewer elements than queries and keys of that width: it may be made."""
     return queries * keys < (queries + keys) * width
+
+
+def _bracket_width(theta: Tensor, g: Tensor) -> float:
+    """The width at which theta phi^T g costs as much as theta (phi^T g), which may have a faster library."""
+    queries, d, channels = theta.shape[1], theta.shape[2], g.shape[2]
+    speed = 0.5 if uses_onednn(theta, queries, channels, d) else 1.0
+    return speed * d * channels / max(1, d + channels)
 
 
 def gaussian(
@@ -93,7 +101,7 @@ def dot_product(
         theta, phi, g = theta.to(work), phi.to(work), g.to(work)
         if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():  # a program for many sizes
             y = theta @ ((phi.transpose(1, 2) @ g) / keys)
-        elif _matrix_is_small(queries, keys, d * channels / max(1, d + channels)):
+        elif _matrix_is_small(queries, keys, _bracket_width(theta, g)):
             y = ((theta @ phi.transpose(1, 2)) / keys) @ g
         else:
             y = DotProductSum.apply(theta, phi, g)
