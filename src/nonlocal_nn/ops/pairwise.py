@@ -95,7 +95,7 @@ def dot_product(
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
     """
     check_embeddings(theta, phi, g)
-    queries, keys, d, channels = theta.shape[1], phi.shape[1], theta.shape[2], g.shape[2]
+    queries, keys = theta.shape[1], phi.shape[1]
     dtype, work = theta.dtype, working_dtype(theta.dtype)
     with without_autocast(theta.device):
         theta, phi, g = theta.to(work), phi.to(work), g.to(work)
