@@ -135,7 +135,7 @@ def block_contenders(case: Case, peers: tuple[Path, ...]) -> list[Contender]:
             like = "ours_pooled_input"
             if all(one.name != like for one in found):
                 build = of_our_block(subsample_at="input")
-                found.append(Contender(like, "ours, keys from pooled x", 0, build))
+                found.append(Contender(like, "ours, keys from pooled x", 0, build, like))
         # The published concatenations hold theta, phi and both side by side before they multiply.
         needed = 2 * matrices if concatenation and not case.backward else matrices
         found.append(Contender(peer.name, peer.name, needed, of_peer(peer, checkout), like))
