@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import nonlocal_nn as nl
+from _memory import resident_bytes
 from nonlocal_nn.explain.affinity import BlockAffinity, capture
 from nonlocal_nn.explain.explorer import write_explorer
 
@@ -130,15 +131,6 @@ def peak_of(found: BlockAffinity, positions: list[int]) -> int:
     start = resident_bytes("VmRSS", reset=True)
     found.rows(positions)
     return max(0, resident_bytes("VmHWM") - start)
-
-
-def resident_bytes(field: str, *, reset: bool = False) -> int:
-    if reset:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts from now
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"this system does not tell {field}")
 
 
 if __name__ == "__main__":

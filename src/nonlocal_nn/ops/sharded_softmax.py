@@ -21,6 +21,7 @@ where the sums over i grow from rank to rank as dphi and dg travel home with the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from torch import Tensor
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
 from nonlocal_nn.ops.ring import gradients, ring
 from nonlocal_nn.ops.shards import Shards
+from nonlocal_nn.ops.softmax_rows import chunks
 
 # What one buffer (rows of queries x keys of the guest) may take, or one row if that is more. The backward
 # pass has two of them. On the CPU it should stay in the last-level cache.
@@ -117,15 +119,12 @@ def _row_chunks(theta: Tensor, phi: Tensor, buffers: int) -> Iterator[Any]:
     if batch * queries * keys == 0:
         return
     chunk_bytes = CPU_CHUNK_BYTES if theta.device.type == "cpu" else DEVICE_CHUNK_BYTES
-    at_once = max(1, chunk_bytes // (keys * phi.element_size()))
-    batch_step, row_step = min(batch, max(1, at_once // queries)), min(queries, at_once)
-    lent = [phi.new_empty(batch_step * row_step * keys) for _ in range(buffers)]
-    for first in range(0, batch, batch_step):
-        some = slice(first, min(first + batch_step, batch))
-        for row in range(0, queries, row_step):
-            rows = slice(row, min(row + row_step, queries))
-            shape = (some.stop - first, rows.stop - row, keys)
-            yield some, rows, *(flat[: shape[0] * shape[1] * keys].view(shape) for flat in lent)
+    lent: list[Tensor] = []
+    for some, rows in chunks(batch, queries, keys * phi.element_size(), chunk_bytes):
+        shape = (some.stop - some.start, rows.stop - rows.start, keys)
+        size = prod(shape)
+        lent = lent or [phi.new_empty(size) for _ in range(buffers)]  # the first chunk is the largest
+        yield some, rows, *(flat[:size].view(shape) for flat in lent)
 
 
 def _logits(theta: Tensor, phi: Tensor, scale: float, out: Tensor) -> None:
