@@ -10,7 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.func import grad, jacrev, vmap
 
-from nonlocal_nn.ops import bracket, memory, pairwise, products, reference, softmax_tiles
+from nonlocal_nn.ops import (
+    bracket,
+    memory,
+    pairwise,
+    products,
+    reference,
+    softmax_rows,
+    softmax_symmetric,
+    softmax_tiles,
+)
 from tests.ops.operands import NAMES, inputs, values_and_gradients
 
 
@@ -170,3 +179,109 @@ def test_jacobians_and_second_derivatives_by_torch_func(name):
         return jacrev(jacrev(lambda x: f(x, *arguments[1:]).sin().sum()))(arguments[0])
 
     torch.testing.assert_close(twice(function), twice(plain))
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes that come to the symmetric form."""
+    seen = []
+    real = softmax_symmetric.forward
+
+    def forward(x, g, scale):
+        seen.append(tuple(x.shape))
+        return real(x, g, scale)
+
+    monkeypatch.setattr(softmax_symmetric, "forward", forward)
+    return seen
+
+
+@given(
+    batch=st.integers(1, 3),
+    positions=st.integers(2, 40),
+    d=st.integers(1, 9),
+    channels=st.integers(1, 9),
+    scale=st.sampled_from([1.0, 0.3]),
+    offset=st.sampled_from([0.0, 3.0]),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_symmetric_half_agrees_with_the_reference(
+    monkeypatch, batch, positions, d, channels, scale, offset
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(softmax_symmetric, "FEW", 2)
+        patch.setattr(softmax_symmetric, "TILE", 7)
+        seen = counted(patch)
+        torch.manual_seed(0)
+        x = torch.randn(batch, positions, d, dtype=torch.float64) + offset
+        x *= min(1.0, 6.0 / x.norm(dim=2).max().item())
+        g = torch.randn(batch, positions, channels, dtype=torch.float64)
+        y = pairwise.gaussian(x, x, g, scale)
+    assert seen == [(batch, positions, d)]
+    torch.testing.assert_close(y, reference.gaussian(x, x, g, scale), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("spread", [0.1, 39.0])
+def test_the_symmetric_half_in_real_size_stays_close_to_float64(monkeypatch, spread):
+    seen = counted(monkeypatch)
+    torch.manual_seed(0)
+    x = torch.nn.functional.normalize(torch.randn(2, 2000, 300), dim=2)
+    x *= (2 * torch.linspace(1.0, 1.0 + spread, 2000)).sqrt()[:, None]
+    g = torch.randn(2, 2000, 70)
+    y = pairwise.gaussian(x, x, g)
+    assert len(seen) == 1
+    exact = reference.gaussian(x.double(), x.double(), g.double())
+    error = ((y.double() - exact).abs().max() / exact.abs().max()).item()
+    plain = ((reference.gaussian(x, x, g).double() - exact).abs().max() / exact.abs().max()).item()
+    assert error < max(3e-6, 2 * plain)
+    assert torch.equal(y, pairwise.gaussian(x, x, g))
+    half = pairwise.gaussian(x.bfloat16(), (rounded := x.bfloat16()), g.bfloat16())
+    assert len(seen) == 2  # two tensors: whole rows
+    assert half.dtype == torch.bfloat16
+    same = pairwise.gaussian(rounded, rounded, g.bfloat16())
+    assert len(seen) == 3
+    torch.testing.assert_close(same, half, rtol=1e-2, atol=1e-2)
+
+
+def test_sizes_too_far_apart_take_whole_rows(monkeypatch):
+    seen = counted(monkeypatch)
+    x, g = torch.rand(1, 1100, 4), torch.rand(1, 1100, 2)
+    x[0, 7] = 50.0
+    torch.testing.assert_close(pairwise.gaussian(x, x, g), reference.gaussian(x, x, g))
+    x[0, 7] = float("nan")
+    assert pairwise.gaussian(x, x, g).isnan().any()
+    x[0, 7] = 0.0
+    pairwise.gaussian(x, x, g, memory_budget=10_000)
+    assert not seen
+    pairwise.gaussian(x, x, g, memory_budget=0)
+    assert len(seen) == 1
+
+
+def test_strided_matrices_and_prepared_ones_multiply_alike():
+    wide = torch.randn(1, 300, 2 * 256)
+    left, right = torch.randn(1, 200, 256), wide[:, :, 100:356]
+    exact = (left.double() @ right.double().mT)[0]
+    bias = torch.randn(300)
+    prepared = products.Right(right, rows=200, longest_sum=100)
+    rows = slice(0, 1)
+    for made in (
+        products.product(left, right),
+        prepared.product(rows, left),
+        prepared.product(rows, left[:, :3]),  # too few rows for what was prepared
+        products.product(left, right, bias=bias) - bias,
+        prepared.product(rows, left, bias=bias) - bias,
+    ):
+        torch.testing.assert_close(made[0].double(), exact[: made.shape[1]], rtol=1e-4, atol=1e-4)
+    columns = products.Right(wide[:, :256, 7:307].mT, rows=200)
+    torch.testing.assert_close(columns.product(rows, left), left @ wide[:, :256, 7:307], rtol=1e-4, atol=1e-4)
+
+
+def test_shorter_sums_of_logits_are_more_exact():
+    if not products.uses_onednn(torch.zeros(1), 1000, 1000, 1000):
+        pytest.skip("MKL multiplies here, and cuts its sums itself")
+    torch.manual_seed(0)
+    left, right = torch.randn(1, 500, 512), torch.randn(1, 500, 512)
+    exact = left.double() @ right.double().mT
+    errors = [
+        (products.Right(right, 500, longest).product(slice(0, 1), left) - exact).square().mean().item()
+        for longest in (None, softmax_rows.LONGEST_SUM)
+    ]
+    assert errors[1] < 0.5 * errors[0]

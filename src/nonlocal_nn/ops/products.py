@@ -8,6 +8,8 @@ torch multiplies float32 matrices with MKL, which uses half the width of an AMD 
 512 x 256 by 256 x 3136 on two cores of an EPYC ran at 201 GFLOP/s. oneDNN, which torch uses for convolutions,
 ran at 437 on the same matrices. Which one is used depends on the processor and on shapes alone, so that
 results are the same bits from run to run.
+
+oneDNN rearranges the right matrix at every call. Where one meets many left ones, `Right` does it once.
 """
 
 from __future__ import annotations
@@ -64,15 +66,16 @@ def uses_onednn(like: Tensor, rows: int, columns: int, k: int) -> bool:
     )
 
 
-def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+def product(left: Tensor, right: Tensor, out: Tensor | None = None, *, bias: Tensor | None = None) -> Tensor:
     """Left (batch, rows, k) times right (batch, columns, k) transposed: (batch, rows, columns).
 
     The result may lie in `out` or in memory of its own. Right may be transposed in memory at no cost; left
-    is copied for oneDNN, which is slow there.
+    is copied for oneDNN, which is slow there. bias (columns,) is added to each row.
     """
-    linear = _linear_for(left, right)
-    if linear is not None:
-        return linear(left[0].contiguous(), right[0], None, "none", [], "").unsqueeze(0)
+    if _goes_to_onednn(left, right):
+        return _linear(left[0], _dense(right[0]), bias).unsqueeze(0)
+    if bias is not None:
+        return torch.baddbmm(bias, left, right.transpose(1, 2), out=out)
     if out is None:
         return torch.bmm(left, right.transpose(1, 2))
     return torch.bmm(left, right.transpose(1, 2), out=out)
@@ -80,15 +83,61 @@ def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
 
 def add_product(target: Tensor, left: Tensor, right: Tensor) -> None:
     """Target (batch, rows, columns) += left (batch, rows, k) right (batch, columns, k)^T."""
-    linear = _linear_for(left, right)
-    if linear is not None:
-        target[0].add_(linear(left[0].contiguous(), right[0], None, "none", [], ""))
+    if _goes_to_onednn(left, right):
+        target[0].add_(_linear(left[0], _dense(right[0])))
     else:
         target.baddbmm_(left, right.transpose(1, 2))
 
 
-def _linear_for(left: Tensor, right: Tensor) -> Callable[..., Tensor] | None:
+class Right:
+    """A right matrix (batch, columns, k) that is multiplied with many left ones of about `rows` rows.
+
+    >>> left, right = torch.randn(1, 5, 3), torch.randn(1, 4, 3)
+    >>> torch.allclose(Right(right, rows=5).product(slice(0, 1), left), product(left, right))
+    True
+
+    longest_sum: where oneDNN multiplies, products over more than so many numbers are made in parts, which are
+    added. It adds up one product after the other, and its rounding errors grow with the length; MKL cuts
+    sums by itself.
+    """
+
+    def __init__(self, right: Tensor, rows: int, longest_sum: int | None = None) -> None:
+        self._right, self._rows = right, rows
+        k = right.shape[2]
+        self._step = -(-k // -(-k // longest_sum)) if longest_sum and k else max(1, k)
+        self._packed: list[Tensor] = []
+        self._packed_item = -1
+
+    def product(
+        self, some: slice, left: Tensor, out: Tensor | None = None, *, bias: Tensor | None = None
+    ) -> Tensor:
+        """Left (some of the batch, rows, k) times these transposed, as the function `product`."""
+        right = self._right[some]
+        if not _goes_to_onednn(left, right):
+            return product(left, right, out, bias=bias)
+        if self._packed_item != some.start:
+            pack = torch.ops.mkldnn._reorder_linear_weight.default
+            parts = right[0].split(self._step, dim=1)
+            self._packed = [pack(_dense(part), self._rows) for part in parts]
+            self._packed_item = some.start
+        lefts = left[0].split(self._step, dim=1)
+        made = _linear(lefts[0], self._packed[0], bias)
+        for part, packed in zip(lefts[1:], self._packed[1:], strict=True):
+            made.add_(_linear(part, packed))
+        return made.unsqueeze(0)
+
+
+def _goes_to_onednn(left: Tensor, right: Tensor) -> bool:
     batch, rows, k = left.shape
-    if batch != 1 or not uses_onednn(left, rows, right.shape[1], k):
-        return None
-    return _onednn_linear()
+    return batch == 1 and uses_onednn(left, rows, right.shape[1], k)
+
+
+def _linear(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    linear = _onednn_linear()
+    assert linear is not None, "uses_onednn says so"
+    return linear(left.contiguous(), right, bias, "none", [], "")
+
+
+def _dense(right: Tensor) -> Tensor:
+    """Without gaps between rows, or columns: with them oneDNN takes a path that is a hundred times slower."""
+    return right if right.is_contiguous() or right.T.is_contiguous() else right.contiguous()

@@ -4,6 +4,7 @@
 
 - `softmax_rows`: whole rows of p, a few at a time. p is kept for the backward pass where it fits the budget.
 - `softmax_tiles`: where rows are long and p is not kept.
+- `softmax_symmetric`: where theta is phi and no backward pass follows.
 - `triton_softmax`, and torch's own attention kernels: on a GPU, by the table in `choose`.
 
 `softmax_average` is what the rest of the library calls. In eager mode it is an autograd function; to
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nonlocal_nn.ops import softmax_rows, softmax_second, softmax_tiles, triton_softmax
+from nonlocal_nn.ops import softmax_rows, softmax_second, softmax_symmetric, softmax_tiles, triton_softmax
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
 from nonlocal_nn.ops.choose import Backend, softmax_backend
 from nonlocal_nn.ops.folding import fold_vmapped
@@ -48,7 +49,9 @@ def softmax_average(
         return _attention(theta, phi, g, scale, backend)
     way: Way = "triton"
     if backend == "rows":
+        same = theta is phi
         theta, phi, g = (x.to(working_dtype(dtype)) for x in (theta, phi, g))
+        phi = theta if same else phi
         way = "inference"
         if for_backward:
             way = "keep" if _keeps(theta, phi, memory_budget) else "linear"
@@ -116,6 +119,8 @@ def forward(
     if way == "triton":
         y, statistics[:, :, :1], statistics[:, :, 1:] = triton_softmax.forward(theta, phi, g, scale)
         y = y.contiguous()
+    elif way == "inference" and softmax_symmetric.suits(theta, phi, g, scale, memory_budget):
+        y = softmax_symmetric.forward(theta, g, scale)
     elif softmax_tiles.suits(theta, phi, g):
         y, statistics[:, :, :1] = softmax_tiles.forward(theta, phi, g, scale)
     else:
