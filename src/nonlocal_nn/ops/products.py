@@ -117,14 +117,16 @@ class Right:
             return product(left, right, out, bias=bias)
         if self._packed_item != some.start:
             pack = torch.ops.mkldnn._reorder_linear_weight.default
-            parts = right[0].split(self._step, dim=1)
-            self._packed = [pack(_dense(part), self._rows) for part in parts]
+            self._packed = [pack(_dense(part), self._rows) for part in self._parts(right[0])]
             self._packed_item = some.start
-        lefts = left[0].split(self._step, dim=1)
+        lefts = self._parts(left[0])
         made = _linear(lefts[0], self._packed[0], bias)
         for part, packed in zip(lefts[1:], self._packed[1:], strict=True):
             made.add_(_linear(part, packed))
         return made.unsqueeze(0)
+
+    def _parts(self, matrix: Tensor) -> list[Tensor]:
+        return [matrix[:, first : first + self._step] for first in range(0, matrix.shape[1], self._step)]
 
 
 def _goes_to_onednn(left: Tensor, right: Tensor) -> bool:

@@ -151,7 +151,7 @@ def forward(
     for some, rows in plan:
         lent = kept[some, rows] if keep else buffer.take(some, rows)
         logits = for_logits.product(some, theta[some, rows], lent)
-        p = _weights(logits, lent if keep else logits, clean=keep or for_backward)
+        p = _weights(logits, kept[some, rows] if keep else logits, clean=keep or for_backward)
         _put(for_y, some, p, y[some, rows])
     return y, kept
 

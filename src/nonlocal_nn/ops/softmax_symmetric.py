@@ -66,7 +66,8 @@ def forward(x: Tensor, g: Tensor, scale: float) -> Tensor:
 
 
 def _half_sizes(x: Tensor, scale: float) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=2).square_().mul_(scale / 2)
+    sizes: Tensor = torch.linalg.vector_norm(x, dim=2)
+    return sizes.square_().mul_(scale / 2)
 
 
 def _bytes(x: Tensor, g: Tensor) -> int:
