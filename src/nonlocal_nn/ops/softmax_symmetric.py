@@ -42,6 +42,8 @@ def suits(theta: Tensor, phi: Tensor, g: Tensor, scale: float, memory_budget: in
     >>> suits(x, x, g, 1.0, None)
     False
     """
+    if type(theta) is not Tensor or type(phi) is not Tensor:  # one without data, of a program in the making
+        return False
     same = theta.data_ptr() == phi.data_ptr() and theta.shape == phi.shape and theta.stride() == phi.stride()
     if not same or theta.device.type != "cpu" or theta.shape[1] < FEW or theta.numel() == 0 or scale <= 0:
         return False
