@@ -149,9 +149,10 @@ def forward(
     rights = _Rights(plan)
     for_logits, for_y = rights.of_logits(phi), rights.of_others(g.transpose(1, 2))
     for some, rows in plan:
-        lent = kept[some, rows] if keep else buffer.take(some, rows)
+        place = kept[some, rows] if keep else None
+        lent = buffer.take(some, rows) if place is None else place
         logits = for_logits.product(some, theta[some, rows], lent)
-        p = _weights(logits, kept[some, rows] if keep else logits, clean=keep or for_backward)
+        p = _weights(logits, logits if place is None else place, clean=keep or for_backward)
         _put(for_y, some, p, y[some, rows])
     return y, kept
 

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from nonlocal_nn.ops.memory import scratch
 from nonlocal_nn.ops.products import Right, product
+from nonlocal_nn.ops.softmax_rows import LONGEST_SUM_LARGE_CHUNK
 
 FEW = 1024  # positions, below which whole rows are as fast
 TILE = 784  # about so many rows and columns
-LONGEST_SUM = 256  # see `softmax_rows`
 
 # Of r: z_i is at least w_i, 4e-18 then, and what underflows in e beside it is below the rounding of any sum.
 LARGEST_SPREAD = 40.0
@@ -88,7 +88,7 @@ def _forward(x: Tensor, g: Tensor, scale: float, half: Tensor, y: Tensor) -> Non
     tiles = _tiles(x.shape[1])
     size = tiles[0].stop
     buffer = scratch((size * size,), x)
-    for_logits = [Right(x[:, tile], size, LONGEST_SUM) for tile in tiles]
+    for_logits = [Right(x[:, tile], size, LONGEST_SUM_LARGE_CHUNK) for tile in tiles]
     for_sums = [Right(weighted[:, tile].mT, size) for tile in tiles]
     # transposed, as its products are made
     from_earlier = [x.new_zeros(1, g.shape[2] + 1, tile.stop - tile.start) for tile in tiles]
