@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,24 +11,25 @@ from torch import Tensor
 
 import _plain
 from _cases import Case
-from _contenders import contenders
+from _contenders import contenders, of_module
 from _operands import Operands, make_block
+
+Errors = list[tuple[float, float]]  # the largest, and the root of the mean square
 
 CHUNK_BYTES = 256 * 2**20  # of one queries x keys matrix in float64
 
 
-def operator_errors(case: Case, names: tuple[str, ...], threads: int) -> list[dict[str, Any]]:
+def operator_errors(case: Case, names: tuple[str, ...], threads: int, seeds: int) -> list[dict[str, Any]]:
     """Of each contender: the errors of the result and of the gradients, relative to the largest value."""
     torch.set_num_threads(threads)
-    operands = Operands(case, "cpu")
-    exact = operator_reference(operands)
     known = contenders(case, ())
-    rows = []
-    for name in names:
-        result = known[name].build(operands)()
-        errors = [relative_errors(mine, truth) for mine, truth in zip(result, exact, strict=True)]
-        rows.append(as_row(case, name, known[name].label, errors))
-    return rows
+    errors: dict[str, list[Errors]] = {name: [] for name in names}
+    for seed in range(seeds):
+        operands = Operands(case, "cpu", seed)
+        exact = operator_reference(operands)
+        for name in names:
+            errors[name].append(all_errors(known[name].build(operands)(), exact))
+    return [as_row(case, name, known[name].label, errors[name]) for name in names]
 
 
 def operator_reference(operands: Operands) -> tuple[Tensor, ...]:
@@ -53,22 +55,26 @@ def chunks(case: Case) -> Iterator[slice]:
         yield slice(first, first + rows)
 
 
-def block_errors(case: Case, threads: int) -> list[dict[str, Any]]:
+def block_errors(case: Case, threads: int, seeds: int) -> list[dict[str, Any]]:
     """Our block and the plain one in the case's precision, against the plain one in float64: z and dx."""
     torch.set_num_threads(threads)
-    operands = Operands(case, "cpu")
-    block = make_block(case, "cpu")
-    double = _plain.PlainBlock(block).double()
-    x = operands.leaves["x"].detach().double().requires_grad_()
-    z = double(x)
-    exact = (z.detach(), torch.autograd.grad(z, x, operands.dy.double())[0])
-    rows = []
-    known = contenders(case, ())
-    for name in ("ours", "plain"):
-        result = known[name].build(operands)()
-        errors = [relative_errors(mine, truth) for mine, truth in zip(result, exact, strict=True)]
-        rows.append(as_row(case, name, known[name].label, errors))
-    return rows
+    errors: dict[str, list[Errors]] = {"ours": [], "plain": []}
+    for seed in range(seeds):
+        operands = Operands(case, "cpu", seed)
+        block = make_block(case, "cpu", seed=seeds + seed)
+        plain = _plain.PlainBlock(block)
+        double = copy.deepcopy(plain).double()
+        x = operands.leaves["x"].detach().double().requires_grad_()
+        z = double(x)
+        exact = (z.detach(), torch.autograd.grad(z, x, operands.dy.double())[0])
+        for name, module in (("ours", block), ("plain", plain)):
+            errors[name].append(all_errors(of_module(module, operands)(), exact))
+    return [as_row(case, name, name, errors[name]) for name in errors]
+
+
+def all_errors(result: tuple[Tensor, ...], exact: tuple[Tensor, ...]) -> Errors:
+    """Of the result, then of the gradients."""
+    return [relative_errors(mine, truth) for mine, truth in zip(result, exact, strict=True)]
 
 
 def relative_errors(mine: Tensor, truth: Tensor) -> tuple[float, float]:
@@ -77,8 +83,12 @@ def relative_errors(mine: Tensor, truth: Tensor) -> tuple[float, float]:
     return (gap.abs().max() / largest).item(), (gap.square().mean().sqrt() / largest).item()
 
 
-def as_row(case: Case, name: str, label: str, errors: list[tuple[float, float]]) -> dict[str, Any]:
-    """Result and worst gradient."""
+def as_row(case: Case, name: str, label: str, by_seed: list[Errors]) -> dict[str, Any]:
+    """Result and worst gradient: the largest errors by seed, and the root of their mean square over seeds."""
+
+    def root(squares: list[float]) -> float:
+        return (sum(one * one for one in squares) / len(squares)) ** 0.5
+
     return {
         "name": f"{case.name}/{name}",
         "case": case.name,
@@ -89,8 +99,8 @@ def as_row(case: Case, name: str, label: str, errors: list[tuple[float, float]])
         "queries": case.queries,
         "dtype": case.dtype,
         "status": "measured",
-        "error": errors[0][0],
-        "rms": errors[0][1],
-        "gradient_error": max(largest for largest, _ in errors[1:]),
-        "gradient_rms": max(rms for _, rms in errors[1:]),
+        "errors": [errors[0][0] for errors in by_seed],
+        "gradient_errors": [max(largest for largest, _ in errors[1:]) for errors in by_seed],
+        "rms": root([errors[0][1] for errors in by_seed]),
+        "gradient_rms": root([max(rms for _, rms in errors[1:]) for errors in by_seed]),
     }

@@ -1,4 +1,4 @@
-"""Inputs and weights, the same for all contenders of a case and drawn from a fixed seed."""
+"""Inputs and weights, the same for all contenders of a case and drawn from fixed seeds."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ class Operands:
 
     case: Case
     device: str
+    seed: int = 0
     leaves: dict[str, Tensor] = field(init=False)
     dy: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         draw = {"operator": operator_leaves, "block": block_leaves, "limit": limit_leaves}[self.case.level]
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(self.seed)
         dtype = getattr(torch, self.case.dtype)
         leaves, dy_shape = draw(self.case, generator)
         self.leaves = {name: value.to(self.device, dtype) for name, value in leaves.items()}
@@ -78,7 +79,11 @@ def block_leaves(case: Case, generator: torch.Generator) -> tuple[dict[str, Tens
 
 
 def make_block(
-    case: Case, device: str, memory_budget: int | None = None, subsample_at: str = "embedding"
+    case: Case,
+    device: str,
+    memory_budget: int | None = None,
+    subsample_at: str = "embedding",
+    seed: int = 1,
 ) -> NonLocalBlock:
     """Our block with weights that make every part of it matter; training mode where gradients are taken."""
     block = _ours.block(
@@ -90,14 +95,14 @@ def make_block(
         subsample=case.subsample,
         subsample_at=subsample_at,
     )
-    randomise(block, case)
+    randomise(block, case, seed)
     return block.to(device, getattr(torch, case.dtype)).train(case.backward).requires_grad_(case.backward)
 
 
 @torch.no_grad()
-def randomise(block: NonLocalBlock, case: Case) -> None:
+def randomise(block: NonLocalBlock, case: Case, seed: int) -> None:
     """Weights for maps of unit deviation (gaussian: smaller ones) that give the logits theirs."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     embedding = embedding_deviation(case)
     of_x = embedding if case.function == "gaussian" else 1.0
     for conv, deviation in ((block.theta, embedding), (block.phi, embedding), (block.g, 1.0)):
