@@ -7,7 +7,9 @@ time, its memory is that of the imports, and no thread or buffer is left from an
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -52,6 +54,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any, limit_second
 
 def _run(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer = ("result", function(*arguments))
     except BaseException as error:
@@ -59,3 +62,11 @@ def _run(sender: Connection, function: Callable[..., Any], arguments: tuple[Any,
         answer = ("error", f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})")
     sender.send(answer)
     sender.close()
+
+
+def _end_with_parent() -> None:
+    """A killed benchmark leaves nothing behind that disturbs the next one."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

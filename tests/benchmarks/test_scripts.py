@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,9 +101,32 @@ def test_a_process_that_dies_or_fails_is_reported_and_harms_nobody() -> None:
         in_fresh_process(sleep, limit_seconds=0.2)
 
 
-def exit_now() -> None:
-    import os
+def test_a_killed_benchmark_takes_its_process_along(tmp_path: Path) -> None:
+    place = tmp_path / "pid"
+    script = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "import _processes, tests.benchmarks.test_scripts as here\n"
+        f"_processes.in_fresh_process(here.write_pid_and_sleep, {str(place)!r}, limit_seconds=300)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2]) as starter:
+        wait_until(lambda: place.exists() and place.read_text() != "", seconds=120)
+        starter.kill()
+    wait_until(lambda: not Path(f"/proc/{place.read_text()}").exists(), seconds=30)
 
+
+def write_pid_and_sleep(place: str) -> None:
+    Path(place).write_text(str(os.getpid()))
+    time.sleep(300)
+
+
+def wait_until(so: Callable[[], bool], *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not so():
+        assert time.monotonic() < end, f"not so after {seconds} s"
+        time.sleep(0.05)
+
+
+def exit_now() -> None:
     os._exit(3)
 
 
@@ -108,8 +135,6 @@ def fail() -> None:
 
 
 def sleep() -> None:
-    import time
-
     time.sleep(30)
 
 
