@@ -43,6 +43,7 @@ def fastest(operands: Operands) -> Callable[[], tuple[Tensor, ...]]:
     y_shape = (1, operands.case.queries, operands.case.inner)
     size = g.element_size()
     rows = max(64, FASTEST_CHUNK_BYTES // (operands.case.keys * size))
+    uses = -(-operands.case.queries // rows)
     backward = operands.case.backward
     one_item = slice(0, 1)
     phi_rows, theta_columns, g_columns = phi.transpose(1, 2), theta.transpose(1, 2), g.transpose(1, 2)
@@ -51,7 +52,7 @@ def fastest(operands: Operands) -> Callable[[], tuple[Tensor, ...]]:
     def call() -> tuple[Tensor, ...]:
         y, dtheta = g.new_empty(y_shape), torch.empty_like(theta)
         dphi, dg = torch.zeros_like(phi), torch.zeros_like(g)
-        keys, values, columns, phis = (Right(one, rows) for one in (phi, g_columns, g, phi_rows))
+        keys, values, columns, phis = (Right(one, rows, uses) for one in (phi, g_columns, g, phi_rows))
         for first in range(0, theta.shape[1], rows):
             some = slice(first, first + rows)
             logits = keys.product(one_item, theta[:, some])

@@ -255,12 +255,13 @@ def test_sizes_too_far_apart_take_whole_rows(monkeypatch):
     assert len(seen) == 1
 
 
-def test_strided_matrices_and_prepared_ones_multiply_alike():
+@pytest.mark.parametrize("uses", [1, 5, 100])  # enough to rearrange nothing, the one or both
+def test_strided_matrices_and_prepared_ones_multiply_alike(uses):
     wide = torch.randn(1, 300, 2 * 256)
     left, right = torch.randn(1, 200, 256), wide[:, :, 100:356]
     exact = (left.double() @ right.double().mT)[0]
     bias = torch.randn(300)
-    prepared = products.Right(right, rows=200, longest_sum=100)
+    prepared = products.Right(right, rows=200, uses=uses, longest_sum=100)
     rows = slice(0, 1)
     for made in (
         products.product(left, right),
@@ -270,7 +271,7 @@ def test_strided_matrices_and_prepared_ones_multiply_alike():
         prepared.product(rows, left, bias=bias) - bias,
     ):
         torch.testing.assert_close(made[0].double(), exact[: made.shape[1]], rtol=1e-4, atol=1e-4)
-    columns = products.Right(wide[:, :256, 7:307].mT, rows=200)
+    columns = products.Right(wide[:, :256, 7:307].mT, rows=200, uses=uses)
     torch.testing.assert_close(columns.product(rows, left), left @ wide[:, :256, 7:307], rtol=1e-4, atol=1e-4)
 
 
@@ -281,7 +282,7 @@ def test_shorter_sums_of_logits_are_more_exact():
     left, right = torch.randn(1, 500, 512), torch.randn(1, 500, 512)
     exact = left.double() @ right.double().mT
     errors = [
-        (products.Right(right, 500, longest).product(slice(0, 1), left) - exact).square().mean().item()
+        (products.Right(right, 500, 100, longest).product(slice(0, 1), left) - exact).square().mean().item()
         for longest in (None, softmax_rows.LONGEST_SUM)
     ]
     assert errors[1] < 0.5 * errors[0]

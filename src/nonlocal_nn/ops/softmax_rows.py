@@ -114,13 +114,15 @@ class _Rights:
 
     def __init__(self, plan: list[tuple[slice, slice]]) -> None:
         self._rows = max((rows.stop - rows.start for _, rows in plan), default=0)
+        self._uses = sum(some == plan[0][0] for some, _ in plan)
 
     def of_logits(self, phi: Tensor) -> Right:
         fits_twice = self._rows * phi.shape[1] * phi.element_size() <= CPU_CHUNK_BYTES
-        return Right(phi, self._rows, LONGEST_SUM if fits_twice else LONGEST_SUM_LARGE_CHUNK)
+        longest = LONGEST_SUM if fits_twice else LONGEST_SUM_LARGE_CHUNK
+        return Right(phi, self._rows, self._uses, longest)
 
     def of_others(self, right: Tensor) -> Right:
-        return Right(right, self._rows)
+        return Right(right, self._rows, self._uses)
 
 
 def forward(

@@ -88,8 +88,8 @@ def _forward(x: Tensor, g: Tensor, scale: float, half: Tensor, y: Tensor) -> Non
     tiles = _tiles(x.shape[1])
     size = tiles[0].stop
     buffer = scratch((size * size,), x)
-    for_logits = [Right(x[:, tile], size, LONGEST_SUM_LARGE_CHUNK) for tile in tiles]
-    for_sums = [Right(weighted[:, tile].mT, size) for tile in tiles]
+    for_logits = [Right(x[:, tile], size, n, LONGEST_SUM_LARGE_CHUNK) for n, tile in enumerate(tiles, 1)]
+    for_sums = [Right(weighted[:, tile].mT, size, n) for n, tile in enumerate(tiles, 1)]
     # transposed, as its products are made
     from_earlier = [x.new_zeros(1, g.shape[2] + 1, tile.stop - tile.start) for tile in tiles]
     for number, rows in enumerate(tiles):
