@@ -255,8 +255,10 @@ def test_names_from_outside_run_nothing(open_page: Open, tmp_path: Path) -> None
     small = noise_capture([noisy_block(2, 48, 8)], 2, 48)
     block = dataclasses.replace(small.blocks["res0"], name=HOSTILE)
     captured = dataclasses.replace(small, blocks={HOSTILE: block}, classes=((HOSTILE, 0.5),), title=HOSTILE)
-    page = open_page(write_explorer(captured, tmp_path / "page.html"), captured).page
+    explored = open_page(write_explorer(captured, tmp_path / "page.html"), captured)
+    page = explored.page
     page.set_viewport_size({"width": 390, "height": 800})
+    explored.settle()  # the page lays itself out anew in the frame after
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.wait_for_timeout(300)  # a dialog would have come up, and `open_page` would have noted it
     for place in ("h1", ".class-name", "#blocks span"):
