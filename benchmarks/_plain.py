@@ -72,7 +72,9 @@ class PlainBlock(nn.Module):
         self.pairwise, self.subsample_at, self.scale = block.pairwise, block.subsample_at, block.scale
         own = copy.deepcopy(block)
         self.theta, self.phi, self.g, self.W_z = own.theta, own.phi, own.g, own.W_z
-        self.w_f, self.pool, self.norm = own.w_f, own.pool, own.norm
+        self.w_f, self.norm = own.w_f, own.norm
+        pools = (nn.MaxPool1d(2), nn.MaxPool2d(2), nn.MaxPool3d((1, 2, 2)))
+        self.pool = pools[block.dims - 1] if block.subsample else nn.Identity()
         self.average = average or gaussian
 
     def forward(self, x: Tensor) -> Tensor:

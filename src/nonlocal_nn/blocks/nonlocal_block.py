@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from nonlocal_nn._typing import Float, Int
 from nonlocal_nn.blocks.grid import SPANS, Grouping, Span, flat_positions
 from nonlocal_nn.blocks.norm import FrozenBatchNorm, fold_norm
+from nonlocal_nn.blocks.pool import SpacePool
 from nonlocal_nn.blocks.sharding import Sharding
 from nonlocal_nn.ops import pairwise as ops
 from nonlocal_nn.ops import reference
@@ -31,13 +32,6 @@ Init = Literal["paper", "released"]
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-
-
-def _space_pool(dims: int) -> nn.Module:
-    """2x2 in space, never in time; dims=1 has one axis, which is halved."""
-    if dims == 1:
-        return nn.MaxPool1d(2)
-    return nn.MaxPool2d(2) if dims == 2 else nn.MaxPool3d((1, 2, 2))
 
 
 class NonLocalBlock(nn.Module):
@@ -145,7 +139,7 @@ class NonLocalBlock(nn.Module):
         self.g = conv(channels, inner_channels, 1)
         self.W_z = conv(inner_channels, channels, 1)
         self.w_f = nn.Parameter(torch.empty(2 * inner_channels)) if pairwise == "concatenation" else None
-        self.pool = _space_pool(dims) if self.subsample else nn.Identity()
+        self.pool = SpacePool(dims) if self.subsample else nn.Identity()
         self.norm: nn.Module | None = None
         if norm is not None:
             self.norm = _BATCH_NORM[dims](channels) if norm == "batch" else FrozenBatchNorm(channels)
