@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from _operands import Operands
-from nonlocal_nn.ops.products import Right, add_product
+from nonlocal_nn.ops.products import Right, SumOfProducts
 
 CHUNK_BYTES = 4 * 2**20
 FASTEST_CHUNK_BYTES = 16 * 2**20
@@ -46,22 +46,22 @@ def fastest(operands: Operands) -> Callable[[], tuple[Tensor, ...]]:
     uses = -(-operands.case.queries // rows)
     backward = operands.case.backward
     one_item = slice(0, 1)
-    phi_rows, theta_columns, g_columns = phi.transpose(1, 2), theta.transpose(1, 2), g.transpose(1, 2)
+    phi_rows, g_columns = phi.transpose(1, 2), g.transpose(1, 2)
 
     @torch.no_grad()
     def call() -> tuple[Tensor, ...]:
         y, dtheta = g.new_empty(y_shape), torch.empty_like(theta)
-        dphi, dg = torch.zeros_like(phi), torch.zeros_like(g)
+        dphi, dg = SumOfProducts(phi), SumOfProducts(g)
         keys, values, columns, phis = (Right(one, rows, uses) for one in (phi, g_columns, g, phi_rows))
         for first in range(0, theta.shape[1], rows):
             some = slice(first, first + rows)
             logits = keys.product(one_item, theta[:, some])
             y[:, some] = values.product(one_item, logits)
             if backward:
-                add_product(dg, logits.transpose(1, 2), u[:, some].transpose(1, 2))
+                dg.add(one_item, logits, u[:, some])
                 dl = columns.product(one_item, u[:, some])
                 dtheta[:, some] = phis.product(one_item, dl)
-                add_product(dphi, dl.transpose(1, 2), theta_columns[:, :, some])
+                dphi.add(one_item, dl, theta[:, some])
         return (y,)
 
     return call

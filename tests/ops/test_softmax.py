@@ -27,6 +27,7 @@ from tests.ops.operands import NAMES, inputs, values_and_gradients
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(softmax_tiles, "FEW_KEYS", 2)
     monkeypatch.setattr(softmax_tiles, "FEW_KEYS_ONEDNN", 2)
+    monkeypatch.setattr(softmax_tiles, "FEW_KEYS_UNEQUAL", 2)
     monkeypatch.setattr(softmax_tiles, "TILE", (4, 7))
 
 
@@ -36,18 +37,19 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     queries=st.integers(4, 30),
     keys=st.integers(2, 30),
     d=st.integers(1, 9),
+    channels=st.integers(1, 9),
     scale=st.sampled_from([1.0, 0.3]),
     wanted=st.sampled_from([(0,), (1,), (2,), (0, 1, 2)]),
 )
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_tiles_agree_with_the_reference(batch, queries, keys, d, scale, wanted):
+def test_tiles_agree_with_the_reference(batch, queries, keys, d, channels, scale, wanted):
     torch.manual_seed(0)
     arguments = tuple(
         x if index in wanted else x.detach()
-        for index, x in enumerate(inputs("gaussian", batch, queries, keys, d, d))
+        for index, x in enumerate(inputs("gaussian", batch, queries, keys, d, channels))
     )
     assert softmax_tiles.suits(*arguments)
-    dy = torch.randn(batch, queries, d, dtype=torch.float64)
+    dy = torch.randn(batch, queries, channels, dtype=torch.float64)
     results = []
     for function in (partial(pairwise.gaussian, memory_budget=0), reference.gaussian):
         y = function(*arguments, scale)
@@ -87,13 +89,14 @@ def test_tiles_with_logits_of_ten_thousand():
     assert all(x.isfinite().all() for x in ours)
 
 
-@pytest.fixture(params=["mkl", "onednn"])
+@pytest.fixture(params=["mkl", "onednn half width", "onednn"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both libraries, whatever processor this is."""
     products._onednn_linear.cache_clear()
-    monkeypatch.setattr(products, "_is_amd_avx512", lambda: request.param == "onednn")
+    family = {"mkl": None, "onednn half width": 25, "onednn": 26}[request.param]
+    monkeypatch.setattr(products, "_amd_avx512_family", lambda: family)
     monkeypatch.setattr(products, "SMALL", 50)
-    assert (products._onednn_linear() is not None) == (request.param == "onednn")
+    assert (products._onednn_linear() is not None) == (family is not None)
     yield request.param
     products._onednn_linear.cache_clear()
 
@@ -127,6 +130,21 @@ def test_both_libraries_agree_with_the_reference_on_dot_products(transposed):
     theirs = values_and_gradients(reference.dot_product, arguments, dy)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_are_added_up_over_chunks_for_each_entry_of_the_batch(transposed):
+    left, right = torch.randn(3, 90, 30), torch.randn(3, 90, 40)
+    if transposed:
+        left, right = (x.mT.contiguous().mT for x in (left, right))
+    made = products.SumOfProducts(torch.full((3, 30, 40), torch.nan))
+    for some in (slice(0, 2), slice(2, 3)):
+        for rows in (slice(0, 50), slice(50, 51), slice(51, 90)):
+            made.add(some, left[some, rows], right[some, rows])
+    torch.testing.assert_close(made.result(), left.mT @ right, rtol=1e-4, atol=1e-4)
+    assert torch.equal(products.SumOfProducts(right[:0]).result(), right[:0])
+    assert products.SumOfProducts(right).result().eq(0).all()
 
 
 @pytest.mark.usefixtures("library")

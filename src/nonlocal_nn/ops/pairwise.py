@@ -21,7 +21,7 @@ from nonlocal_nn.ops.bracket import DotProductSum
 from nonlocal_nn.ops.checks import check_embeddings, check_scores, without_autocast, working_dtype
 from nonlocal_nn.ops.hinge_sums import HingeSum
 from nonlocal_nn.ops.memory import check_budget
-from nonlocal_nn.ops.products import uses_onednn
+from nonlocal_nn.ops.products import has_whole_width, uses_onednn
 from nonlocal_nn.ops.softmax import softmax_average
 
 FEW_KEYS = 512  # up to here concatenation's plain product beats sorting (measured on a CPU)
@@ -35,7 +35,7 @@ def _matrix_is_small(queries: int, keys: int, width: int | float) -> bool:
 def _bracket_width(theta: Tensor, g: Tensor) -> float:
     """The width at which theta phi^T g costs as much as theta (phi^T g), which may have a faster library."""
     queries, d, channels = theta.shape[1], theta.shape[2], g.shape[2]
-    speed = 0.5 if uses_onednn(theta, queries, channels, d) else 1.0
+    speed = 0.5 if has_whole_width() and uses_onednn(theta, queries, channels, d) else 1.0
     return speed * d * channels / max(1, d + channels)
 
 

@@ -57,6 +57,8 @@ def softmax_average(
             way = "keep" if _keeps(theta, phi, memory_budget) else "linear"
     if torch.compiler.is_compiling():  # registered in softmax_operator
         y: Tensor = torch.ops.nonlocal_nn.softmax_average(theta, phi, g, scale, way, memory_budget)[0]
+    elif way == "inference" and not torch._C._are_functorch_transforms_active():
+        y = forward(theta, phi, g, scale, way, memory_budget)[0]  # without what an autograd function costs
     else:
         y = SoftmaxAverage.apply(theta, phi, g, scale, way, memory_budget)[0]
     return y.to(dtype)

@@ -31,7 +31,8 @@ def _softmax_average_op(
     theta: Tensor, phi: Tensor, g: Tensor, scale: float, way: str, memory_budget: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     with without_autocast(theta.device):
-        return softmax.forward(theta, phi, g, scale, way, memory_budget)
+        y, kept, statistics = softmax.forward(theta, phi, g, scale, way, memory_budget)
+    return y.contiguous(), kept, statistics  # laid out as a compiled program was told
 
 
 @_softmax_average_op.register_fake

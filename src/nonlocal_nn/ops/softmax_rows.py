@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from nonlocal_nn.ops.memory import scratch
-from nonlocal_nn.ops.products import Right, add_product, uses_onednn
+from nonlocal_nn.ops.products import Right, SumOfProducts, is_transposed, uses_onednn
 
 # What one buffer of weights may take. The backward pass has two of them. On the CPU a buffer should stay in
 # the last-level cache, but matrix products of fewer rows than ROWS lose more than the cache gives.
@@ -89,14 +89,14 @@ class _Buffer:
     def __init__(self, theta: Tensor, keys: int) -> None:
         self._like, self._keys = theta, keys
         self._lends = not uses_onednn(theta, theta.shape[1], keys, theta.shape[2])
-        self._flat = theta.new_empty(0)
+        self._flat: Tensor | None = None
 
     def take(self, some: slice, rows: slice) -> Tensor | None:
         if not self._lends:
             return None
         batch, count = some.stop - some.start, rows.stop - rows.start
         size = batch * count * self._keys
-        if self._flat.numel() < size:  # the first chunk is the largest
+        if self._flat is None:  # the first chunk is the largest
             self._flat = scratch((size,), self._like)
         return self._flat[:size].view(batch, count, self._keys)
 
@@ -143,10 +143,10 @@ def forward(
     (True, True)
     """
     batch, queries, keys = theta.shape[0], theta.shape[1], phi.shape[1]
-    y = theta.new_empty(batch, queries, g.shape[2])
+    y = _empty_like(g, queries)
     kept = scratch((batch, queries, keys), theta) if keep else theta.new_empty(0)
     buffer = _Buffer(theta, keys)
-    theta = _scaled(theta, scale, keys)
+    theta = theta if scale == 1 else theta * scale
     plan = _plan(theta, keys, memory_budget)
     rights = _Rights(plan)
     for_logits, for_y = rights.of_logits(phi), rights.of_others(g.transpose(1, 2))
@@ -155,7 +155,7 @@ def forward(
         lent = buffer.take(some, rows) if place is None else place
         logits = for_logits.product(some, theta[some, rows], lent)
         p = _weights(logits, logits if place is None else place, clean=keep or for_backward)
-        _put(for_y, some, p, y[some, rows])
+        y = _put(for_y, some, p, y, rows)
     return y, kept
 
 
@@ -172,12 +172,11 @@ def backward(
 ) -> Gradients:
     """The gradients of theta, phi and g that are wanted, from dy (batch, queries, channels)."""
     keys = phi.shape[1]
-    dtheta = torch.empty_like(theta) if wanted[0] else None
-    # Sums over queries are made transposed: so their products read the weights as they lie in memory.
-    dphi = torch.zeros_like(phi.transpose(1, 2), memory_format=torch.contiguous_format) if wanted[1] else None
-    dg = torch.zeros_like(g.transpose(1, 2), memory_format=torch.contiguous_format) if wanted[2] else None
+    dtheta = _empty_like(theta, theta.shape[1]) if wanted[0] else None
+    dphi = SumOfProducts(phi) if wanted[1] else None
+    dg = SumOfProducts(g) if wanted[2] else None
     first, second = _Buffer(theta, keys), _Buffer(theta, keys)
-    theta = _scaled(theta, scale, keys)
+    theta = theta if scale == 1 else theta * scale
     plan = _plan(theta, keys, memory_budget)
     rights = _Rights(plan)
     for_logits, for_dl = rights.of_logits(phi), rights.of_others(g)
@@ -189,28 +188,38 @@ def backward(
             logits = for_logits.product(some, theta[some, rows], first.take(some, rows))
             p = _weights(logits, logits)
         if dg is not None:
-            add_product(dg[some], dy[some, rows].transpose(1, 2), p.transpose(1, 2))
+            dg.add(some, p, dy[some, rows])
         if dtheta is None and dphi is None:
             continue
         dl = for_dl.product(some, dy[some, rows], second.take(some, rows))
         torch.ops.aten._softmax_backward_data.out(dl, p, 2, dl.dtype, grad_input=dl)
         if dtheta is not None:
-            _put(for_dtheta, some, dl, dtheta[some, rows])
+            dtheta = _put(for_dtheta, some, dl, dtheta, rows)
         if dphi is not None:
-            add_product(dphi[some], theta[some, rows].transpose(1, 2), dl.transpose(1, 2))
+            dphi.add(some, dl, theta[some, rows])
     if dtheta is not None and scale != 1:
         dtheta.mul_(scale)
-    return dtheta, None if dphi is None else dphi.transpose(1, 2), None if dg is None else dg.transpose(1, 2)
+    return dtheta, None if dphi is None else dphi.result(), None if dg is None else dg.result()
 
 
-def _scaled(theta: Tensor, scale: float, keys: int) -> Tensor:
-    theta = theta if scale == 1 else theta * scale
-    # oneDNN is slow where the left matrix is transposed in memory
-    return theta.contiguous() if uses_onednn(theta, theta.shape[1], keys, theta.shape[2]) else theta
+def _empty_like(x: Tensor, positions: int) -> Tensor:
+    """(batch, positions, channels), laid out in memory as x is."""
+    batch, _, channels = x.shape
+    if is_transposed(x):
+        return x.new_empty(batch, channels, positions).transpose(1, 2)
+    return x.new_empty(batch, positions, channels)
 
 
-def _put(right: Right, some: slice, left: Tensor, target: Tensor) -> None:
-    """The product with a left matrix into `target`, a part of a larger tensor or transposed in memory."""
-    made = right.product(some, left, target)
+def _put(right: Right, some: slice, left: Tensor, whole: Tensor, rows: slice) -> Tensor:
+    """`whole` with the product with a left matrix at [some, rows]; the product itself where that is all."""
+    target = whole[some, rows]
+    is_all = target.shape == whole.shape
+    if is_transposed(whole) and not right.rearranges:
+        made = right.transposed_product(some, left)
+    else:
+        made = right.product(some, left, None if is_all else target)
+    if is_all:
+        return made
     if made is not target:
         target.copy_(made)
+    return whole

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nonlocal_nn.ops.memory import scratch
 from nonlocal_nn.ops.products import add_product, product, uses_onednn
@@ -28,6 +29,7 @@ TILE = (512, 1024)  # queries x keys, two buffers of 2 MB in float32
 # Below so many keys whole rows are faster; the flash attention multiplies through MKL.
 FEW_KEYS = 4096
 FEW_KEYS_ONEDNN = 24576
+FEW_KEYS_UNEQUAL = 24576  # where d and channels differ: the attention wants equal widths, zeros fill them up
 WIDE = 256  # above, too
 
 
@@ -35,15 +37,18 @@ def suits(theta: Tensor, phi: Tensor, g: Tensor) -> bool:
     """Whether tiles are the faster way, and one that there is.
 
     >>> one = torch.zeros(1, 5000, 8, dtype=torch.float64)
-    >>> suits(one, one, one), suits(one[:, :9], one[:, :9], one[:, :9])
-    (True, False)
+    >>> suits(one, one, one), suits(one[:, :9], one[:, :9], one[:, :9]), suits(one, one, one[:, :, :3])
+    (True, False, False)
     """
     d, channels, queries, keys = theta.shape[2], g.shape[2], theta.shape[1], phi.shape[1]
     few = FEW_KEYS_ONEDNN if uses_onednn(theta, queries, keys, d) else FEW_KEYS
+    if d != channels:
+        few = max(few, FEW_KEYS_UNEQUAL)
     return (
         theta.device.type == "cpu"
         and theta.numel() > 0
-        and d == channels <= WIDE
+        and channels > 0
+        and max(d, channels) <= WIDE
         and keys >= few
         and queries >= TILE[0]
     )
@@ -57,9 +62,11 @@ def forward(theta: Tensor, phi: Tensor, g: Tensor, scale: float) -> tuple[Tensor
     >>> torch.allclose(lse[:, :, 0], (theta @ phi.transpose(1, 2)).logsumexp(dim=2), atol=1e-6)
     True
     """
-    one_head = (x.unsqueeze(1).contiguous() for x in (theta, phi, g))
+    channels = g.shape[2]
+    width = max(theta.shape[2], channels)
+    one_head = (_widened(x, width).unsqueeze(1).contiguous() for x in (theta, phi, g))
     y, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*one_head, 0.0, False, scale=scale)
-    return y.squeeze(1).contiguous(), lse.reshape(theta.shape[0], theta.shape[1], 1).to(theta.dtype)
+    return y[:, 0, :, :channels].contiguous(), lse.reshape(theta.shape[0], theta.shape[1], 1).to(theta.dtype)
 
 
 def backward(
@@ -102,6 +109,10 @@ def backward(
     if dtheta is not None:
         dtheta.mul_(scale)
     return dtheta, None if dphi is None else dphi.mT, None if dg is None else dg.mT
+
+
+def _widened(x: Tensor, width: int) -> Tensor:
+    return x if x.shape[2] == width else F.pad(x, (0, width - x.shape[2]))
 
 
 def _parts(count: int, step: int) -> list[slice]:
