@@ -94,7 +94,11 @@ def time_case(case: Case, names: tuple[str, ...], settings: Settings) -> dict[st
 
 
 def take_turns(calls: dict[str, Call], rows: dict[str, Row], settings: Settings) -> None:
-    """Rounds of one call each, at least as many as asked for, more while they are quick."""
+    """Rounds of one call each, at least as many as asked for, more while they are quick.
+
+    Every other round goes backwards: a call finds in the caches what the one before it left there, and none
+    shall always follow the same one.
+    """
     for name in calls:
         rows[name] |= {"rounds": [], "warmed_up": True}
     gc.collect()
@@ -105,8 +109,8 @@ def take_turns(calls: dict[str, Call], rows: dict[str, Row], settings: Settings)
         done < settings.rounds
         or (done < 10 * settings.rounds and time.perf_counter() - begin < patience(calls, rows))
     ):
-        for name, call in calls.items():
-            rows[name]["rounds"].append(timed(call, settings.device)[0])
+        for name in calls if done % 2 == 0 else reversed(calls):
+            rows[name]["rounds"].append(timed(calls[name], settings.device)[0])
         done += 1
     gc.enable()
 

@@ -6,7 +6,7 @@
     python3 run.py bench operators --quick                   # tiny maps, seconds
     python3 run.py bench operators --markdown                # the saved results as Markdown; measures nothing
 
-The contenders of a case take turns in one fresh process (A B C A B C ...), the fastest of at least --rounds
+The contenders of a case take turns in one fresh process (A B C C B A ...), the fastest of at least --rounds
 counts, and a contender counts only if its results agree with ours. Peak memory is the high-water mark of a
 fresh process for each contender, above what it held after its imports. What cannot fit in memory is
 reported, not tried. A whole run takes hours; finished cases are saved as it goes. Exit code 1 where a figure
