@@ -16,7 +16,7 @@ from tests.ops.operands import NAMES, inputs, values_and_gradients
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks, the last of them incomplete, and always the sorted form, at sizes a test can afford."""
-    monkeypatch.setattr(softmax_rows, "CPU_CHUNK_BYTES", 500)
+    monkeypatch.setattr(softmax_rows, "_cpu_chunk_bytes", lambda: 500)
     monkeypatch.setattr(softmax_rows, "ROWS", 1)
     monkeypatch.setattr(softmax_second, "CHUNK_BYTES", 500)
     monkeypatch.setattr(memory, "ALWAYS_BYTES", 2000)
@@ -75,7 +75,7 @@ def test_gradcheck_where_the_matrix_is_small(name):
 def test_keeping_the_weights_changes_no_bit(monkeypatch):
     arguments = inputs("gaussian", 5, 30, 20, 32, 24, torch.float32)
     dy = torch.randn(5, 30, 24)
-    monkeypatch.setattr(softmax_rows, "CPU_CHUNK_BYTES", 5000)  # two batch entries at a time
+    monkeypatch.setattr(softmax_rows, "_cpu_chunk_bytes", lambda: 5000)  # two batch entries at a time
     monkeypatch.setattr(softmax_rows, "ROWS", 1)
     kept, recomputed = (
         values_and_gradients(partial(pairwise.gaussian, memory_budget=budget), arguments, dy)

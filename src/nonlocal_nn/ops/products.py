@@ -69,6 +69,11 @@ def has_whole_width() -> bool:
     return family is not None and family >= WHOLE_WIDTH
 
 
+def has_half_width() -> bool:
+    """Whether oneDNN, where it is used, is a little faster than MKL."""
+    return _amd_avx512_family() is not None and not has_whole_width()
+
+
 def uses_onednn(like: Tensor, rows: int, columns: int, k: int) -> bool:
     """Whether products of this size and kind go to oneDNN, one matrix of a batch at a time.
 
