@@ -61,3 +61,20 @@ def without_shape_checks() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operators treat few positions as they treat many."""
+    from nonlocal_nn.ops import pairwise, small
+
+    for name in ("softmax_suits", "dot_product_suits", "concatenation_suits"):
+        monkeypatch.setattr(small, name, lambda *_: False)
+    monkeypatch.setattr(pairwise, "_matrix_is_small", lambda *_: False)
+
+
+@pytest.fixture(params=["small", "as if large"])
+def any_size(request: pytest.FixtureRequest) -> None:
+    """Few positions are treated both ways."""
+    if request.param == "as if large":
+        request.getfixturevalue("as_if_large")

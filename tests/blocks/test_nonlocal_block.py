@@ -37,6 +37,7 @@ def block_of(pairwise, dims, subsample, span, **options) -> NonLocalBlock:
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("any_size")
 @every_choice
 def test_output_and_gradients_follow_the_definition(pairwise, dims, subsample, span):
     block = randomise(block_of(pairwise, dims, subsample, span)).double().eval()
@@ -106,6 +107,7 @@ def test_a_new_block_can_learn(pairwise):
         assert start.grad.abs().min() > 0
 
 
+@pytest.mark.usefixtures("any_size")
 @every_pairwise
 def test_order_of_positions_does_not_matter(pairwise):
     block = randomise(NonLocalBlock(4, 3, pairwise, dims=1, subsample=False)).double().eval()
@@ -144,6 +146,7 @@ def test_channels_halve_and_time_is_never_pooled():
     assert NonLocalBlock(8, span="time").key_shape((4, 15, 14)) == (4, 15, 14)
 
 
+@pytest.mark.usefixtures("any_size")
 @every_pairwise
 @pytest.mark.parametrize("positions", [(1, 2, 2), (1, 2, 3)])
 def test_one_key_is_enough(pairwise, positions):
@@ -152,6 +155,7 @@ def test_one_key_is_enough(pairwise, positions):
     torch.testing.assert_close(block(x), plain_block(block, x))
 
 
+@pytest.mark.usefixtures("any_size")
 @every_pairwise
 @pytest.mark.parametrize("span", ["spacetime", "space", "time"])
 def test_empty_batch(pairwise, span):
@@ -163,6 +167,7 @@ def test_empty_batch(pairwise, span):
     assert block.affinity(x, torch.tensor([1])).shape[:2] == (0, 1)
 
 
+@pytest.mark.usefixtures("any_size")
 @every_pairwise
 def test_memory_formats_give_the_same(pairwise):
     block = randomise(NonLocalBlock(8, pairwise=pairwise)).eval()
@@ -175,6 +180,7 @@ def test_memory_formats_give_the_same(pairwise):
     torch.testing.assert_close(block(x.transpose(3, 4)).transpose(3, 4), z)
 
 
+@pytest.mark.usefixtures("any_size")
 @every_pairwise
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_and_autocast(pairwise, dtype):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from nonlocal_nn.blocks import pool as pool_module
 from nonlocal_nn.blocks.pool import SpacePool
 
 TORCHS = {
@@ -13,6 +14,12 @@ TORCHS = {
     2: lambda x: F.max_pool2d(x, 2),
     3: lambda x: F.max_pool3d(x, (1, 2, 2)),
 }
+
+
+@pytest.fixture(params=["small", "large"], autouse=True)
+def _both_forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "large":
+        monkeypatch.setattr(pool_module, "FEW", 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

@@ -31,7 +31,7 @@ CASES = [(1600, 1600), (1600, 400), (100, 25_600), (25_600, 100)]
 
 
 @pytest.fixture
-def stated_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+def stated_chunk(monkeypatch: pytest.MonkeyPatch, as_if_large: None) -> None:
     monkeypatch.setattr(softmax_rows, "_cpu_chunk_bytes", lambda: CHUNK)
     monkeypatch.setattr(softmax_rows, "ROWS", 1)
     monkeypatch.setattr(hinge_sums, "CHUNK_BYTES", CHUNK)

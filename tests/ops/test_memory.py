@@ -98,6 +98,7 @@ def test_threads_never_share_a_buffer() -> None:
     assert not memory._idle._lent
 
 
+@pytest.mark.usefixtures("as_if_large")
 def test_weights_kept_for_the_backward_pass_are_not_overwritten() -> None:
     """Two forward passes, then their backward passes: what the first kept is still its own."""
     from nonlocal_nn.ops import reference

@@ -14,7 +14,7 @@ from tests.ops.operands import NAMES, inputs, values_and_gradients
 
 
 @pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_chunks(monkeypatch: pytest.MonkeyPatch, as_if_large: None) -> None:
     """Several chunks, the last of them incomplete, and always the sorted form, at sizes a test can afford."""
     monkeypatch.setattr(softmax_rows, "_cpu_chunk_bytes", lambda: 500)
     monkeypatch.setattr(softmax_rows, "ROWS", 1)
@@ -23,7 +23,6 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "BUDGET_SHARE", 2**40)
     monkeypatch.setattr(hinge_sums, "CHUNK_BYTES", 2000)
     monkeypatch.setattr(hinge_sums, "BLOCK", 4)
-    monkeypatch.setattr(pairwise, "_matrix_is_small", lambda *_: False)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -47,6 +46,7 @@ def test_agrees_with_the_reference(name, batch, queries, keys, d, channels, seed
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("queries", "keys"), [(1100, 1100), (1100, 275), (70, 3000), (9, 12)])
 def test_agrees_with_the_reference_at_sizes_of_real_maps(name, queries, keys):
@@ -58,6 +58,7 @@ def test_agrees_with_the_reference_at_sizes_of_real_maps(name, queries, keys):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-10)
 
 
+@pytest.mark.usefixtures("any_size")
 def test_scale_multiplies_the_logits():
     theta, phi, g = inputs("gaussian", 2, 7, 5, 3, 4)
     dy = torch.randn(2, 7, 4, dtype=torch.float64)
@@ -68,10 +69,33 @@ def test_scale_multiplies_the_logits():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradcheck_where_the_matrix_is_small(name):
-    assert torch.autograd.gradcheck(getattr(pairwise, name), inputs(name, 2, 3, 2, 5, 4))
+def test_first_and_second_derivatives_of_small_maps(name):
+    function = getattr(pairwise, name)
+    for sizes in ((2, 3, 2, 5, 4), (2, 7, 5, 3, 2)):  # the dot product's two orders
+        assert torch.autograd.gradcheck(function, inputs(name, *sizes))
+        assert torch.autograd.gradgradcheck(function, inputs(name, *sizes))
 
 
+@pytest.mark.parametrize("name", NAMES)
+@given(
+    batch=st.integers(0, 3),
+    queries=st.integers(0, 40),
+    keys=st.integers(1, 40),
+    d=st.integers(1, 9),
+    channels=st.integers(1, 35),
+)
+@settings(max_examples=40)
+def test_small_maps_agree_with_the_reference(name, batch, queries, keys, d, channels):
+    torch.manual_seed(0)
+    arguments = inputs(name, batch, queries, keys, d, channels)
+    dy = torch.randn(batch, queries, channels, dtype=torch.float64)
+    fast = values_and_gradients(getattr(pairwise, name), arguments, dy)
+    plain = values_and_gradients(getattr(reference, name), arguments, dy)
+    for ours, theirs in zip(fast, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.usefixtures("as_if_large")
 def test_keeping_the_weights_changes_no_bit(monkeypatch):
     arguments = inputs("gaussian", 5, 30, 20, 32, 24, torch.float32)
     dy = torch.randn(5, 30, 24)
@@ -97,6 +121,7 @@ def test_second_derivatives(name):
     assert torch.autograd.gradgradcheck(getattr(pairwise, name), inputs(name, 2, 7, 5, 3, 2))
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("wanted", [0, 1, 2])
 def test_second_derivatives_of_gaussian_where_one_input_needs_them(wanted):
     arguments = tuple(
@@ -111,6 +136,7 @@ def test_second_derivatives_of_gaussian_where_one_input_needs_them(wanted):
     torch.testing.assert_close(second(pairwise.gaussian), second(reference.gaussian))
 
 
+@pytest.mark.usefixtures("as_if_large")
 def test_third_derivatives_of_gaussian_raise_a_clear_error():
     theta, phi, g = inputs("gaussian", 1, 4, 3, 2, 2)
     (first,) = torch.autograd.grad(pairwise.gaussian(theta, phi, g).sum(), theta, create_graph=True)
@@ -119,6 +145,7 @@ def test_third_derivatives_of_gaussian_raise_a_clear_error():
         second.sum().backward()
 
 
+@pytest.mark.usefixtures("any_size")
 def test_create_graph_alone_gives_the_same_gradients():
     arguments = inputs("gaussian", 1, 4, 3, 2, 2)
     once = torch.autograd.grad(pairwise.gaussian(*arguments).sum(), arguments)
@@ -126,6 +153,7 @@ def test_create_graph_alone_gives_the_same_gradients():
     assert all(torch.equal(a, b) for a, b in zip(once, kept, strict=True))
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("wanted", [0, 1, 2])
 def test_only_one_input_needs_a_gradient(name, wanted):
@@ -136,6 +164,7 @@ def test_only_one_input_needs_a_gradient(name, wanted):
     torch.testing.assert_close(gradient, all_of_them[wanted])
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("name", NAMES)
 def test_order_of_positions_does_not_matter(name):
     theta, phi, g = (value.detach() for value in inputs(name, 1, 601, 600, 3, 5))
@@ -145,12 +174,14 @@ def test_order_of_positions_does_not_matter(name):
     torch.testing.assert_close(function(theta, phi[:, keys], g[:, keys]), function(theta, phi, g))
 
 
+@pytest.mark.usefixtures("any_size")
 def test_gaussian_weights_sum_to_one():
     theta, phi, _ = inputs("gaussian", 2, 700, 600, 3, 1)
     y = pairwise.gaussian(theta, phi, torch.ones(2, 600, 1, dtype=torch.float64))
     torch.testing.assert_close(y, torch.ones_like(y))
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("name", NAMES)
 def test_same_bits_on_repeated_runs(name):
     arguments = inputs(name, 2, 700, 600, 8, 5, torch.float32)
@@ -212,3 +243,13 @@ def test_a_budget_below_zero_is_named():
     theta, phi, g = inputs("gaussian", 1, 4, 3, 2, 2)
     with pytest.raises(ValueError, match=r"memory_budget=-5: give a number of bytes"):
         pairwise.gaussian(theta, phi, g, memory_budget=-5)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_weights_that_would_be_denormal_products_have_no_gradient():
+    theta = torch.full((1, 3, 1), 50.0, requires_grad=True)
+    phi = torch.tensor([[[0.0], [1.0]]], requires_grad=True)  # the first key weighs e^-50 = 2e-22
+    g = torch.randn(1, 2, 4, requires_grad=True)
+    dg = torch.autograd.grad(pairwise.gaussian(theta, phi, g).sum(), g)[0]
+    assert dg[0, 0].count_nonzero() == 0
+    torch.testing.assert_close(dg[0, 1], torch.full((4,), 3.0))

@@ -9,6 +9,7 @@ from nonlocal_nn.ops import pairwise, reference
 from tests.ops.operands import NAMES, inputs, values_and_gradients
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_stays_close_to_float64(name):
     first, second, third = (x.detach() for x in inputs(name, 1, 3136, 3136, 64, 32, torch.float32))
@@ -24,6 +25,7 @@ def test_float32_stays_close_to_float64(name):
     assert max(errors[1:]) <= 2e-5
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("offset", [0.0, 1e6, -1e6, 1e12])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_concatenation_does_not_cancel_where_a_and_b_are_far_from_zero(offset, dtype):
@@ -37,6 +39,7 @@ def test_concatenation_does_not_cancel_where_a_and_b_are_far_from_zero(offset, d
     torch.testing.assert_close(ours.double(), exact, rtol=tolerance, atol=tolerance * exact.max().item())
 
 
+@pytest.mark.usefixtures("any_size")
 def test_concatenation_keeps_small_sums_beside_huge_ones():
     a = torch.tensor([[1.0, 3e20, -3e20, 5.0]])
     b = torch.tensor([[-4.0, -1e20, 1e-3]]).repeat(1, 300)
@@ -45,6 +48,7 @@ def test_concatenation_keeps_small_sums_beside_huge_ones():
     torch.testing.assert_close(pairwise.concatenation(a, b, g).double(), exact, rtol=2e-6, atol=0)
 
 
+@pytest.mark.usefixtures("any_size")
 def test_concatenation_is_exactly_zero_where_no_key_is_active():
     a, b, g = torch.full((1, 700), -2.0), torch.ones(1, 600), torch.randn(1, 600, 2)
     assert pairwise.concatenation(a, b, g).count_nonzero() == 0
@@ -52,6 +56,7 @@ def test_concatenation_is_exactly_zero_where_no_key_is_active():
     assert tied.count_nonzero() == 0
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("which", [0, 1])
 def test_nan_is_not_hidden(name, which):
@@ -62,6 +67,7 @@ def test_nan_is_not_hidden(name, which):
     assert torch.equal(ours, plain)
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_never_further_from_float64_than_the_plain_form(name, dtype):
@@ -76,6 +82,7 @@ def test_half_precision_is_never_further_from_float64_than_the_plain_form(name, 
         assert (mine.double() - truth).norm() <= (theirs.double() - truth).norm()
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_logits_of_ten_thousand_keep_their_differences(dtype):
     theta, phi, g, dy = (torch.randn(1, 300, 4).to(dtype) for _ in range(4))
@@ -89,6 +96,7 @@ def test_logits_of_ten_thousand_keep_their_differences(dtype):
         assert error <= (4e-3 if dtype == torch.bfloat16 else 1e-3)
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_one_key_may_have_all_the_weight(dtype):
     theta, phi = (torch.tensor([[[100.0], [-100.0]]], dtype=dtype).requires_grad_() for _ in range(2))
@@ -100,6 +108,7 @@ def test_one_key_may_have_all_the_weight(dtype):
     assert max(dtheta.float().abs().max(), dphi.float().abs().max()) < 1e-30
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast_changes_nothing_inside(name):
     arguments = inputs(name, 1, 700, 600, 16, 8, torch.float32)

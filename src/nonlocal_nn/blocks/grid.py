@@ -46,11 +46,15 @@ class Grouping:
             )
         return 1 if self.span == "space" else frames // self.temporal_groups
 
+    def _is_one(self, dims: int) -> bool:
+        """Whether all positions see each other."""
+        return dims < 3 or (self.temporal_groups == 1 and self.span == "spacetime")
+
     def split(self, x: Tensor) -> Tensor:
         """(batch, channels, *positions) -> (batch * groups, positions of a group, channels)."""
-        batch, channels, *shape = x.shape
-        if len(shape) < 3 or (self.span == "spacetime" and self.temporal_groups == 1):
+        if self._is_one(x.dim() - 2):
             return x.flatten(2).transpose(1, 2)
+        batch, channels, *shape = x.shape
         run = self.frames_per_group(shape[0])
         x = x.reshape(batch, channels, shape[0] // run, run, shape[1] * shape[2])
         if self.span == "time":
@@ -60,7 +64,7 @@ class Grouping:
     def join(self, y: Tensor, batch: int, shape: tuple[int, ...]) -> Tensor:
         """The inverse of `split` for a map of `batch` and position `shape`: (batch, channels, *shape)."""
         channels = y.shape[2]
-        if len(shape) < 3 or (self.span == "spacetime" and self.temporal_groups == 1):
+        if self._is_one(len(shape)):
             return y.transpose(1, 2).reshape(batch, channels, *shape)
         run = self.frames_per_group(shape[0])
         places = shape[1] * shape[2]

@@ -345,6 +345,8 @@ class NonLocalBlock(nn.Module):
         else:
             phi, g = self.pool(x if self.phi is None else self.phi(x)), self.pool(self.g(x))
         theta = x if self.theta is None else self.theta(x)
+        if theta.dtype == g.dtype == phi.dtype:
+            return theta, phi, g
         # Under autocast x itself (gaussian) may be wider than g.
         dtype = torch.promote_types(theta.dtype, g.dtype)
         return theta.to(dtype), phi.to(dtype), g.to(dtype)

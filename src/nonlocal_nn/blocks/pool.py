@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+FEW = 2**16  # numbers in a map, below which torch's own pool is faster forward and backward
+
 
 class SpacePool(nn.Module):
     """The largest of 2x2 in space, never across time; dims=1 has one axis, which is halved.
@@ -22,6 +24,7 @@ class SpacePool(nn.Module):
 
     The same numbers and gradients as torch's max pooling, which on the CPU goes from place to place: a map of
     512 x 4x14x14 took it 1.25 ms on two cores, and the larger of two halves, once along each axis, 0.16.
+    Small maps are left to torch.
 
     Args:
         dims: position axes of x, 1 to 3: (batch, channels, *positions).
@@ -43,9 +46,10 @@ class SpacePool(nn.Module):
         return F.max_pool2d(x, 2) if self.dims == 2 else F.max_pool3d(x, (1, 2, 2))
 
     def _may_take_halves(self, x: Tensor) -> bool:
-        """On the CPU, of maps whose channels come first, in eager mode without torch.func."""
+        """On the CPU, of large maps whose channels come first, in eager mode without torch.func."""
         return (
-            x.device.type == "cpu"
+            x.numel() >= FEW
+            and x.device.type == "cpu"
             and x.is_contiguous()
             and min(x.shape[-min(self.dims, 2) :]) > 1
             and not (torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export())

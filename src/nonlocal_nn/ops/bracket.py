@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops.folding import fold_vmapped_one
+from nonlocal_nn.ops.folding import fold_vmapped
 from nonlocal_nn.ops.products import product
 
 
@@ -33,33 +33,39 @@ def _summed(left: Tensor, right: Tensor) -> Tensor:
     return product(left.mT, right.mT)
 
 
-def sums(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
-    """Y (batch, queries, channels).
+def sums(theta: Tensor, phi: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Y (batch, queries, channels), and S transposed (batch, channels, d).
 
     >>> theta, phi, g = torch.randn(1, 5, 3), torch.randn(1, 4, 3), torch.randn(1, 4, 2)
-    >>> torch.allclose(sums(theta, phi, g), theta @ phi.mT @ g / 4, atol=1e-6)
-    True
+    >>> y, S = sums(theta, phi, g)
+    >>> torch.allclose(y, theta @ phi.mT @ g / 4, atol=1e-6), torch.allclose(y, theta @ S.mT, atol=1e-6)
+    (True, True)
     """
-    return _times(theta, _summed(g, phi).div_(phi.shape[1]), theta)
+    S = _summed(g, phi).div_(phi.shape[1])
+    return _times(theta, S, theta), S
 
 
 class DotProductSum(torch.autograd.Function):
-    """apply(theta, phi, g) -> `sums`; differentiable any number of times."""
+    """apply(theta, phi, g) -> `sums`; y can be differentiated any number of times."""
 
     @staticmethod
-    def forward(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+    def forward(theta: Tensor, phi: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """The sums."""
         return sums(theta, phi, g)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG004
-        """Nothing is kept but the inputs: S is small work to make again."""
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep S, which is no larger than the inputs where this is used, and a seventh of all the work."""
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
         """See the module."""
-        theta, phi, g = ctx.saved_tensors
+        if dy is None:
+            return None, None, None
+        theta, phi, g, S = ctx.saved_tensors
         keys = phi.shape[1]
         if torch.is_grad_enabled():  # to be differentiated again
             dS = theta.mT @ dy / keys
@@ -67,7 +73,7 @@ class DotProductSum(torch.autograd.Function):
         want_theta, want_phi, want_g = ctx.needs_input_grad
         dtheta = dphi = dg = None
         if want_theta:
-            dtheta = _times(dy, _summed(phi, g).div_(keys), theta)
+            dtheta = _times(dy, S.mT, theta)
         if want_phi or want_g:
             dS = _summed(theta, dy).div_(keys)
             dphi = _times(g, dS, phi) if want_phi else None
@@ -77,4 +83,4 @@ class DotProductSum(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Tensor) -> Any:
         """A mapped axis is one more batch axis."""
-        return fold_vmapped_one(DotProductSum.apply, info.batch_size, in_dims, arguments)
+        return fold_vmapped(DotProductSum.apply, info.batch_size, in_dims, arguments)

@@ -24,10 +24,11 @@ def _shapes(tensors: dict[str, Tensor]) -> str:
 
 def _check_kind(tensors: dict[str, Tensor]) -> None:
     first, *others = tensors.values()
-    if not first.is_floating_point() or any(other.dtype != first.dtype for other in others):
+    dtype, device = first.dtype, first.device
+    if not dtype.is_floating_point or any(other.dtype != dtype for other in others):
         listed = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
         raise ValueError(f"the inputs must share one floating-point dtype, got {listed}; cast them first")
-    if any(other.device != first.device for other in others):
+    if any(other.device != device for other in others):
         listed = ", ".join(f"{name} {tensor.device}" for name, tensor in tensors.items())
         raise ValueError(f"the inputs must be on one device, got {listed}")
 
@@ -42,8 +43,10 @@ def check_embeddings(
     Raises:
         ValueError: with all the shapes, when they do not, or when there is no key to look at.
     """
-    tensors = {"theta": theta, "phi": phi} | ({} if g is None else {"g": g})
-    if any(tensor.dim() != 3 for tensor in tensors.values()):
+    tensors = {"theta": theta, "phi": phi}
+    if g is not None:
+        tensors["g"] = g
+    if theta.dim() != 3 or phi.dim() != 3 or (g is not None and g.dim() != 3):
         raise ValueError(f"expected (batch, positions, channels) tensors of rank 3, got {_shapes(tensors)}")
     if theta.shape[0] != phi.shape[0] or theta.shape[2] != phi.shape[2]:
         raise ValueError(f"theta and phi must agree in batch and channels, got {_shapes(tensors)}")
@@ -62,7 +65,9 @@ def check_scores(a: Tensor, b: Tensor, g: Tensor | None = None, *, keys_elsewher
     Raises:
         ValueError: with all the shapes, when they do not, or when there is no key to look at.
     """
-    tensors = {"a": a, "b": b} | ({} if g is None else {"g": g})
+    tensors = {"a": a, "b": b}
+    if g is not None:
+        tensors["g"] = g
     if a.dim() != 2 or b.dim() != 2 or (g is not None and g.dim() != 3):
         raise ValueError(
             f"expected a (batch, queries), b (batch, keys), g (batch, keys, channels), got {_shapes(tensors)}"
@@ -77,5 +82,7 @@ def check_scores(a: Tensor, b: Tensor, g: Tensor | None = None, *, keys_elsewher
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast off on the device; on "meta", which has shapes alone and knows no autocast, nothing."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+    """Autocast off on the device, if it is on; "meta", which has shapes alone, knows no autocast."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

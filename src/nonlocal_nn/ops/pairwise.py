@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 
 from nonlocal_nn._typing import Float
-from nonlocal_nn.ops import reference, softmax_operator  # noqa: F401 - the import registers the operator
+from nonlocal_nn.ops import reference, small, softmax_operator  # noqa: F401 - the import registers the operator
 from nonlocal_nn.ops.bracket import DotProductSum
 from nonlocal_nn.ops.checks import check_embeddings, check_scores, without_autocast, working_dtype
 from nonlocal_nn.ops.hinge_sums import HingeSum
 from nonlocal_nn.ops.memory import check_budget
 from nonlocal_nn.ops.products import has_whole_width, uses_onednn
 from nonlocal_nn.ops.softmax import softmax_average
-
-FEW_KEYS = 512  # up to here concatenation's plain product beats sorting (measured on a CPU)
 
 
 def _matrix_is_small(queries: int, keys: int, width: int | float) -> bool:
@@ -62,7 +60,8 @@ def gaussian(
         row. None: 32 MiB or an eighth of the memory that is free, whichever is more. 0: keep nothing, with
         buffers as large as is fast.
 
-    Second derivatives work and are slow; third ones raise an error.
+    Second derivatives work and are slow; third ones raise an error, but for few positions
+    (`nonlocal_nn.ops.small`).
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
@@ -98,14 +97,17 @@ def dot_product(
     queries, keys = theta.shape[1], phi.shape[1]
     dtype, work = theta.dtype, working_dtype(theta.dtype)
     with without_autocast(theta.device):
-        theta, phi, g = theta.to(work), phi.to(work), g.to(work)
+        if work != dtype:
+            theta, phi, g = theta.to(work), phi.to(work), g.to(work)
         if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():  # a program for many sizes
             y = theta @ ((phi.transpose(1, 2) @ g) / keys)
         elif _matrix_is_small(queries, keys, _bracket_width(theta, g)):
-            y = ((theta @ phi.transpose(1, 2)) / keys) @ g
+            y = torch.bmm(torch.bmm(theta, phi.transpose(1, 2)) / keys, g)
+        elif small.dot_product_suits(theta, phi, g):
+            y = torch.bmm(theta, torch.bmm(phi.transpose(1, 2), g) / keys)
         else:
-            y = DotProductSum.apply(theta, phi, g)
-        return y.to(dtype)
+            y = DotProductSum.apply(theta, phi, g)[0]
+        return y if work == dtype else y.to(dtype)
 
 
 def concatenation(
@@ -120,8 +122,8 @@ def concatenation(
     tensor([[[2.]]])
 
     w_f . [theta_i, phi_j] of the paper is a_i + b_j with a_i = theta_i . w_f[:d] and b_j = phi_j . w_f[d:].
-    See `nonlocal_nn.ops.hinge_sums` for the equations. Where the queries x keys matrix is smaller than the
-    inputs and no longer than FEW_KEYS, a plain product is faster and is what is computed.
+    See `nonlocal_nn.ops.hinge_sums` for the equations. For few positions all pairs are less work than
+    sorting, and are what is computed: see `nonlocal_nn.ops.small`.
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
@@ -136,7 +138,7 @@ def concatenation(
         if torch.compiler.is_compiling():
             total: Tensor = torch.ops.nonlocal_nn.hinge_sums(a, b, g)
             return (total / keys).to(dtype)
-        if keys <= FEW_KEYS and _matrix_is_small(queries, keys, channels):
-            return (((a[:, :, None] + b[:, None, :]).relu() / keys) @ g).to(dtype)
+        if small.concatenation_suits(g.shape[0], queries, keys, channels):
+            return torch.bmm((a[:, :, None] + b[:, None, :]).relu() / keys, g).to(dtype)
         y: Tensor = HingeSum.apply(a, b, g, 1 / keys)
         return y.to(dtype)

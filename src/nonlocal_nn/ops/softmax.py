@@ -2,6 +2,7 @@
 
     y_i = sum_j p_ij g_j,      p_i = softmax_j(scale theta_i . phi_j)
 
+- `small`: where p is small, the product of matrices as it is written.
 - `softmax_rows`: whole rows of p, a few at a time. p is kept for the backward pass where it fits the budget.
 - `softmax_tiles`: where rows are long and p is not kept.
 - `softmax_symmetric`: where theta is phi and no backward pass follows.
@@ -21,7 +22,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nonlocal_nn.ops import softmax_rows, softmax_second, softmax_symmetric, softmax_tiles, triton_softmax
+from nonlocal_nn.ops import (
+    small,
+    softmax_rows,
+    softmax_second,
+    softmax_symmetric,
+    softmax_tiles,
+    triton_softmax,
+)
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
 from nonlocal_nn.ops.choose import Backend, softmax_backend
 from nonlocal_nn.ops.folding import fold_vmapped
@@ -43,6 +51,11 @@ def softmax_average(
     True
     """
     dtype = theta.dtype
+    if small.softmax_suits(theta, phi, memory_budget):
+        work = working_dtype(dtype)
+        if dtype == work:
+            return small.softmax(theta, phi, g, scale)
+        return small.softmax(theta.to(work), phi.to(work), g.to(work), scale).to(dtype)
     for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in (theta, phi, g))
     backend = _backend(theta, phi, g, for_backward)
     if backend in ("flash", "efficient"):
