@@ -22,6 +22,11 @@ SHAPES: dict[str, tuple[int, tuple[int, ...]]] = {
     "2d_128x128": (256, (128, 128)),
     "1d_65536": (64, (65536,)),
 }
+# Of whole blocks alone: the last stage of an image network, and a batch of the one before; with their batch.
+SMALL_SHAPES: dict[str, tuple[int, tuple[int, ...], int]] = {
+    "2d_7x7": (2048, (7, 7), 1),
+    "8_of_2d_14x14": (1024, (14, 14), 8),
+}
 QUICK_SHAPES: dict[str, tuple[int, tuple[int, ...]]] = {"tiny_2x6x6": (16, (2, 6, 6)), "tiny_80": (8, (80,))}
 
 # One call each in linear memory: does it fit?
@@ -48,6 +53,7 @@ class Case:
     subsample: bool
     passes: str
     dtype: str = "float32"
+    batch: int = 1
 
     @property
     def name(self) -> str:
@@ -95,19 +101,19 @@ class Case:
 
     @property
     def flops(self) -> int:
-        """Of the matrix products that a softmax cannot do without: 4 N M d, or 12 N M d; d channels.
+        """Of the matrix products that a softmax cannot do without: 4 N M d, or 12 N M d, each; d channels.
 
         Two products forward, four more backward; what is recomputed does not count.
 
         >>> Case("operator", "embedded_gaussian", "", 4, (10,), False, "forward").flops == 4 * 10 * 10 * 2
         True
         """
-        forward = 2 * self.queries * self.keys * (self.width + self.inner)
+        forward = 2 * self.batch * self.queries * self.keys * (self.width + self.inner)
         return forward * (3 if self.backward else 1)
 
 
 def all_cases(dtype: str, *, quick: bool) -> list[Case]:
-    """Everything the issue lists, small maps first."""
+    """Everything the issue lists, small maps first, and blocks on smaller ones."""
     shapes = QUICK_SHAPES if quick else SHAPES
     cases = [
         Case(level, function, shape, *shapes[shape], subsample, passes, dtype)
@@ -115,6 +121,12 @@ def all_cases(dtype: str, *, quick: bool) -> list[Case]:
             shapes, ("operator", "block"), FUNCTIONS, (False, True), PASSES
         )
     ]
+    if not quick:
+        cases += [
+            Case("block", function, shape, channels, positions, subsample, passes, dtype, batch)
+            for shape, (channels, positions, batch) in SMALL_SHAPES.items()
+            for function, subsample, passes in product(FUNCTIONS, (False, True), PASSES)
+        ]
     for shape, (function, channels, length, passes) in LIMITS.items():
         length = 500 if quick else length
         cases += [Case("limit", function, shape, channels, (length,), False, one, dtype) for one in passes]

@@ -43,7 +43,8 @@ def contenders(case: Case, peers: tuple[Path, ...]) -> dict[str, Contender]:
 
 def pairs_bytes(case: Case, forward: int, backward: int) -> int:
     """So many queries x keys matrices, by what is measured."""
-    return case.queries * case.keys * BYTES[case.dtype] * (backward if case.backward else forward)
+    numbers = case.batch * case.queries * case.keys
+    return numbers * BYTES[case.dtype] * (backward if case.backward else forward)
 
 
 def operator_contenders(case: Case) -> list[Contender]:

@@ -72,7 +72,7 @@ def embedding_deviation(case: Case) -> float:
 
 def block_leaves(case: Case, generator: torch.Generator) -> tuple[dict[str, Tensor], tuple[int, ...]]:
     """The map x."""
-    x = torch.randn(1, case.channels, *case.positions, generator=generator)
+    x = torch.randn(case.batch, case.channels, *case.positions, generator=generator)
     if case.function == "gaussian":
         x *= embedding_deviation(case)
     return {"x": x}, tuple(x.shape)

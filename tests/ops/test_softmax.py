@@ -155,6 +155,21 @@ def test_products_ignore_what_lies_in_their_buffers():
     torch.testing.assert_close(made, left @ right.mT)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("keys", "channels"), [(9, 4), (4, 9)])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("large", [False, True])
+def test_results_lie_in_memory_as_maps_do(request, name, keys, channels, backward, large):
+    if large:
+        request.getfixturevalue("as_if_large")
+    *positions, g = inputs(name, 3, 12, keys, 5, channels)
+    positions = [x.detach().mT.contiguous().mT.requires_grad_(backward) for x in positions]
+    g = g.detach().mT.contiguous().mT.requires_grad_(backward)
+    y = getattr(pairwise, name)(*positions, g)
+    assert y.mT.is_contiguous()
+    torch.testing.assert_close(y, getattr(reference, name)(*positions, g))
+
+
 def test_scratch_holds_what_is_written_and_dies_with_its_views():
     like = torch.zeros(1, dtype=torch.float64)
     large = memory.scratch((3, 1000, 500), like)  # 12 MB: huge pages where there are any

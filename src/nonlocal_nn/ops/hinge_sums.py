@@ -60,7 +60,7 @@ def _sums(
     steps = g.new_zeros(0 if not step else shape if dot is None else shape[:2])
     if keys == 0:  # an empty sum; the public functions refuse it, but gradients have the queries for keys
         return hinges, steps
-    corners, order = torch.sort(-b.to(working_dtype(b.dtype)), dim=1)
+    corners, order = torch.sort(-b.to(working_dtype(b.dtype)).contiguous(), dim=1)
     a = a.to(corners.dtype).contiguous()
     below = torch.searchsorted(corners, a)  # how many corners lie below a_i: those keys have a_i + b_j > 0
     reached = (below > 0)[:, :, None]

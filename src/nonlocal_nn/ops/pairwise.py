@@ -21,7 +21,7 @@ from nonlocal_nn.ops.bracket import DotProductSum
 from nonlocal_nn.ops.checks import check_embeddings, check_scores, without_autocast, working_dtype
 from nonlocal_nn.ops.hinge_sums import HingeSum
 from nonlocal_nn.ops.memory import check_budget
-from nonlocal_nn.ops.products import has_whole_width, uses_onednn
+from nonlocal_nn.ops.products import has_whole_width, is_transposed, uses_onednn
 from nonlocal_nn.ops.softmax import softmax_average
 
 
@@ -102,9 +102,9 @@ def dot_product(
         if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():  # a program for many sizes
             y = theta @ ((phi.transpose(1, 2) @ g) / keys)
         elif _matrix_is_small(queries, keys, _bracket_width(theta, g)):
-            y = torch.bmm(torch.bmm(theta, phi.transpose(1, 2)) / keys, g)
+            y = small.weighted(torch.bmm(theta, phi.transpose(1, 2)) / keys, g)
         elif small.dot_product_suits(theta, phi, g):
-            y = torch.bmm(theta, torch.bmm(phi.transpose(1, 2), g) / keys)
+            y = small.dot_product(theta, phi, g)
         else:
             y = DotProductSum.apply(theta, phi, g)[0]
         return y if work == dtype else y.to(dtype)
@@ -139,6 +139,8 @@ def concatenation(
             total: Tensor = torch.ops.nonlocal_nn.hinge_sums(a, b, g)
             return (total / keys).to(dtype)
         if small.concatenation_suits(g.shape[0], queries, keys, channels):
-            return torch.bmm((a[:, :, None] + b[:, None, :]).relu() / keys, g).to(dtype)
+            return small.weighted((a[:, :, None] + b[:, None, :]).relu() / keys, g).to(dtype)
         y: Tensor = HingeSum.apply(a, b, g, 1 / keys)
+        if is_transposed(g):  # as maps lie, so that the layers that follow need not turn them
+            y = y.mT.contiguous().mT
         return y.to(dtype)
