@@ -95,7 +95,7 @@ def dot_product_suits(theta: Tensor, phi: Tensor, g: Tensor) -> bool:
 
 
 def dot_product(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
-    """theta S with S = phi^T g / N, laid out in memory as g is.
+    """Y = theta S with S = phi^T g / N, laid out in memory as g is.
 
     >>> dot_product(torch.ones(1, 1, 3), torch.ones(1, 2, 3), torch.tensor([[[1.0], [3.0]]]))
     tensor([[[6.]]])
