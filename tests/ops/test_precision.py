@@ -119,3 +119,14 @@ def test_autocast_changes_nothing_inside(name):
     gradients = torch.autograd.grad(y, arguments, dy)
     for inside, plain in zip((y, *gradients), outside, strict=True):
         assert torch.equal(inside, plain)
+
+
+@pytest.mark.usefixtures("any_size")
+def test_gradients_of_positions_over_themselves_are_rounded_once():
+    x, g = (torch.randn(1, 60, 8, dtype=torch.bfloat16) for _ in range(2))
+    dy = torch.randn(1, 60, 8, dtype=torch.bfloat16)
+    x.requires_grad_()
+    wide = x.detach().float().requires_grad_()
+    (dx,) = torch.autograd.grad(pairwise.gaussian(x, x, g), x, dy)
+    (exact,) = torch.autograd.grad(reference.gaussian(wide, wide, g.float()), wide, dy.float())
+    torch.testing.assert_close(dx.float(), exact, rtol=2**-8, atol=1e-5)

@@ -55,7 +55,11 @@ def softmax_average(
         work = working_dtype(dtype)
         if dtype == work:
             return small.softmax(theta, phi, g, scale)
-        return small.softmax(theta.to(work), phi.to(work), g.to(work), scale).to(dtype)
+        wide = theta.to(work)
+        phi = (
+            wide if phi is theta else phi.to(work)
+        )  # so that gradients of one are added before they are rounded
+        return small.softmax(wide, phi, g.to(work), scale).to(dtype)
     for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in (theta, phi, g))
     backend = _backend(theta, phi, g, for_backward)
     if backend in ("flash", "efficient"):
