@@ -25,6 +25,16 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch, as_if_large: None) -> None:
     monkeypatch.setattr(hinge_sums, "BLOCK", 4)
 
 
+def assert_agrees_with_the_reference(name: str, arguments: tuple[torch.Tensor, ...], atol: float) -> None:
+    """Values and gradients."""
+    first, *_, g = arguments
+    dy = torch.randn(first.shape[0], first.shape[1], g.shape[2], dtype=torch.float64)
+    fast = values_and_gradients(getattr(pairwise, name), arguments, dy)
+    plain = values_and_gradients(getattr(reference, name), arguments, dy)
+    for ours, theirs in zip(fast, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=atol)
+
+
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("name", NAMES)
 @given(
@@ -39,11 +49,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch, as_if_large: None) -> None:
 def test_agrees_with_the_reference(name, batch, queries, keys, d, channels, seed):
     torch.manual_seed(seed)
     arguments = inputs(name, batch, queries, keys, d, channels)
-    dy = torch.randn(batch, queries, channels, dtype=torch.float64)
-    fast = values_and_gradients(getattr(pairwise, name), arguments, dy)
-    plain = values_and_gradients(getattr(reference, name), arguments, dy)
-    for ours, theirs in zip(fast, plain, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    assert_agrees_with_the_reference(name, arguments, atol=1e-11)
 
 
 @pytest.mark.usefixtures("any_size")
@@ -51,11 +57,7 @@ def test_agrees_with_the_reference(name, batch, queries, keys, d, channels, seed
 @pytest.mark.parametrize(("queries", "keys"), [(1100, 1100), (1100, 275), (70, 3000), (9, 12)])
 def test_agrees_with_the_reference_at_sizes_of_real_maps(name, queries, keys):
     arguments = inputs(name, 2, queries, keys, 24, 20)
-    dy = torch.randn(2, queries, 20, dtype=torch.float64)
-    fast = values_and_gradients(getattr(pairwise, name), arguments, dy)
-    plain = values_and_gradients(getattr(reference, name), arguments, dy)
-    for ours, theirs in zip(fast, plain, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-10)
+    assert_agrees_with_the_reference(name, arguments, atol=1e-10)
 
 
 @pytest.mark.usefixtures("any_size")
@@ -88,11 +90,7 @@ def test_first_and_second_derivatives_of_small_maps(name):
 def test_small_maps_agree_with_the_reference(name, batch, queries, keys, d, channels):
     torch.manual_seed(0)
     arguments = inputs(name, batch, queries, keys, d, channels)
-    dy = torch.randn(batch, queries, channels, dtype=torch.float64)
-    fast = values_and_gradients(getattr(pairwise, name), arguments, dy)
-    plain = values_and_gradients(getattr(reference, name), arguments, dy)
-    for ours, theirs in zip(fast, plain, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    assert_agrees_with_the_reference(name, arguments, atol=1e-11)
 
 
 @pytest.mark.usefixtures("as_if_large")

@@ -155,13 +155,11 @@ def test_products_ignore_what_lies_in_their_buffers():
     torch.testing.assert_close(made, left @ right.mT)
 
 
+@pytest.mark.usefixtures("any_size")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("keys", "channels"), [(9, 4), (4, 9)])
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("large", [False, True])
-def test_results_lie_in_memory_as_maps_do(request, name, keys, channels, backward, large):
-    if large:
-        request.getfixturevalue("as_if_large")
+def test_results_lie_in_memory_as_maps_do(name, keys, channels, backward):
     *positions, g = inputs(name, 3, 12, keys, 5, channels)
     positions = [x.detach().mT.contiguous().mT.requires_grad_(backward) for x in positions]
     g = g.detach().mT.contiguous().mT.requires_grad_(backward)

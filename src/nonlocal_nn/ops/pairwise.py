@@ -25,7 +25,7 @@ from nonlocal_nn.ops.products import has_whole_width, is_transposed, uses_onednn
 from nonlocal_nn.ops.softmax import softmax_average
 
 
-def _matrix_is_small(queries: int, keys: int, width: int | float) -> bool:
+def _matrix_is_small(queries: int, keys: int, width: float) -> bool:
     """The queries x keys matrix has fewer elements than queries and keys of that width: it may be made."""
     return queries * keys < (queries + keys) * width
 

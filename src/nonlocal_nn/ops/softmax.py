@@ -52,23 +52,14 @@ def softmax_average(
     """
     dtype = theta.dtype
     if small.softmax_suits(theta, phi, memory_budget):
-        work = working_dtype(dtype)
-        if dtype == work:
-            return small.softmax(theta, phi, g, scale)
-        wide = theta.to(work)
-        phi = (
-            wide if phi is theta else phi.to(work)
-        )  # so that gradients of one are added before they are rounded
-        return small.softmax(wide, phi, g.to(work), scale).to(dtype)
+        return small.softmax(*_in_working_dtype(theta, phi, g), scale).to(dtype)
     for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in (theta, phi, g))
     backend = _backend(theta, phi, g, for_backward)
     if backend in ("flash", "efficient"):
         return _attention(theta, phi, g, scale, backend)
     way: Way = "triton"
     if backend == "rows":
-        same = theta is phi
-        theta, phi, g = (x.to(working_dtype(dtype)) for x in (theta, phi, g))
-        phi = theta if same else phi
+        theta, phi, g = _in_working_dtype(theta, phi, g)
         way = "inference"
         if for_backward:
             way = "keep" if _keeps(theta, phi, memory_budget) else "linear"
@@ -79,6 +70,13 @@ def softmax_average(
     else:
         y = SoftmaxAverage.apply(theta, phi, g, scale, way, memory_budget)[0]
     return y.to(dtype)
+
+
+def _in_working_dtype(theta: Tensor, phi: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where theta is phi it stays so: gradients of the two are then added before they are rounded."""
+    dtype = working_dtype(theta.dtype)
+    wide = theta.to(dtype)
+    return wide, wide if phi is theta else phi.to(dtype), g.to(dtype)
 
 
 def _backend(theta: Tensor, phi: Tensor, g: Tensor, for_backward: bool) -> Backend:
