@@ -4,7 +4,7 @@ Forward theta phi^T and p g; backward p^T u, u g^T, l phi and l^T theta. All int
 already. In one piece the queries x keys buffer goes through memory; in chunks of rows it stays in the cache.
 
 `whole` and `chunked` are torch.mm. Some processors are driven harder by another library that torch holds, and
-our operators use it there (`nonlocal_nn.ops.products`): `fastest` is the same by way of that, so that the
+our operators use it there (`nonlocal_nn.ops.cpu.gemm`): `fastest` is the same by way of that, so that the
 limit is the machine's and not a library's.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from _operands import Operands
-from nonlocal_nn.ops.products import Right, SumOfProducts
+from nonlocal_nn.ops.cpu.gemm import Right, SumOfProducts
 
 CHUNK_BYTES = 4 * 2**20
 FASTEST_CHUNK_BYTES = 16 * 2**20

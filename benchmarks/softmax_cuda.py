@@ -31,9 +31,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from nonlocal_nn._files import write_whole
-from nonlocal_nn.ops import triton_softmax
+from nonlocal_nn.ops.gpu import softmax as triton_softmax
+from nonlocal_nn.ops.gpu.tiles import Tiles
 from nonlocal_nn.ops.softmax import SoftmaxAverage
-from nonlocal_nn.ops.triton_tiles import Tiles
 
 Average = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 

@@ -66,7 +66,8 @@ def without_shape_checks() -> Iterator[None]:
 @pytest.fixture
 def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """The operators treat few positions as they treat many."""
-    from nonlocal_nn.ops import pairwise, small
+    from nonlocal_nn.ops import pairwise
+    from nonlocal_nn.ops.cpu import small
 
     for name in ("softmax_suits", "dot_product_suits", "concatenation_suits"):
         monkeypatch.setattr(small, name, lambda *_: False)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nonlocal_nn import functional as functional
-    from nonlocal_nn.blocks.insert import insert_blocks as insert_blocks
     from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock as NonLocalBlock
     from nonlocal_nn.explain.explanation import explain as explain
+    from nonlocal_nn.insertion.insert import insert_blocks as insert_blocks
     from nonlocal_nn.models.catalog import create_model as create_model
     from nonlocal_nn.models.catalog import list_models as list_models
     from nonlocal_nn.models.io import load_blocks as load_blocks
@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 _HOME = {
     "functional": "nonlocal_nn.functional",
     "NonLocalBlock": "nonlocal_nn.blocks.nonlocal_block",
-    "insert_blocks": "nonlocal_nn.blocks.insert",
+    "insert_blocks": "nonlocal_nn.insertion.insert",
     "create_model": "nonlocal_nn.models.catalog",
     "list_models": "nonlocal_nn.models.catalog",
     "explain": "nonlocal_nn.explain",

@@ -10,7 +10,7 @@ torch.Size([2, 10, 4])
 
 from __future__ import annotations
 
-from nonlocal_nn.ops import sharded
+from nonlocal_nn.distributed import operators as sharded
 from nonlocal_nn.ops.pairwise import concatenation, dot_product, gaussian
 
 __all__ = ["concatenation", "dot_product", "gaussian", "sharded"]

@@ -14,7 +14,7 @@ from nonlocal_nn import NonLocalBlock
 from nonlocal_nn.functional import sharded
 from tests import ranks
 from tests.blocks.plain_block import randomise
-from tests.ops.sharded_cases import raised
+from tests.distributed.operator_cases import raised
 
 PAIRWISE = ["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 

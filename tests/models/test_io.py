@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nonlocal_nn.blocks.insert import insert_blocks
+from nonlocal_nn.insertion.insert import insert_blocks
 from nonlocal_nn.models.catalog import create_model
 from nonlocal_nn.models.io import load_model, load_weights, save_model
 from nonlocal_nn.models.video_resnet import VideoResNet

@@ -8,7 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops import hinge_sums, pairwise, products, reference, softmax_rows, softmax_tiles
+from nonlocal_nn.ops import concatenation as hinge_sums
+from nonlocal_nn.ops import equation as reference
+from nonlocal_nn.ops import pairwise
+from nonlocal_nn.ops.cpu import gemm as products
+from nonlocal_nn.ops.cpu import softmax_rows, softmax_tiles
 from tests.ops.largest_tensor import LargestTensor
 from tests.ops.operands import NAMES, inputs
 

@@ -9,7 +9,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nonlocal_nn.ops import hinge_sums, memory, pairwise, reference, softmax_rows, softmax_second
+from nonlocal_nn.ops import concatenation as hinge_sums
+from nonlocal_nn.ops import equation as reference
+from nonlocal_nn.ops import pairwise, softmax_second
+from nonlocal_nn.ops.cpu import softmax_rows
+from nonlocal_nn.ops.cpu import workspace as memory
 from tests.ops.operands import NAMES, inputs, values_and_gradients
 
 

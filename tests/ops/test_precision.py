@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nonlocal_nn.ops import pairwise, reference
+from nonlocal_nn.ops import equation as reference
+from nonlocal_nn.ops import pairwise
 from tests.ops.operands import NAMES, inputs, values_and_gradients
 
 

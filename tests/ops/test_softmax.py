@@ -10,16 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.func import grad, jacrev, vmap
 
-from nonlocal_nn.ops import (
-    bracket,
-    memory,
-    pairwise,
-    products,
-    reference,
-    softmax_rows,
-    softmax_symmetric,
-    softmax_tiles,
-)
+from nonlocal_nn.ops import dot_product as bracket
+from nonlocal_nn.ops import equation as reference
+from nonlocal_nn.ops import pairwise
+from nonlocal_nn.ops.cpu import gemm as products
+from nonlocal_nn.ops.cpu import softmax_rows, softmax_symmetric, softmax_tiles
+from nonlocal_nn.ops.cpu import workspace as memory
 from tests.ops.operands import NAMES, inputs, values_and_gradients
 
 

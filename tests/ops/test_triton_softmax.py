@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops import reference, triton_softmax
-from nonlocal_nn.ops.triton_tiles import Tiles, default_tiles, groups_of_columns
+from nonlocal_nn.ops import equation as reference
+from nonlocal_nn.ops.gpu import softmax as triton_softmax
+from nonlocal_nn.ops.gpu.tiles import Tiles, default_tiles, groups_of_columns
 from tests.ops.operands import values_and_gradients
 from tests.ops.triton_children import Compiled, call, child, compile_all, packed, unpacked
 

@@ -45,7 +45,7 @@ def unpacked(data: bytes) -> tuple[Any, ...]:
 
 def call(name: str, arguments: bytes, options: dict[str, Any]) -> bytes:
     """`forward` or `backward` of the kernel, in a child that interprets. Strides survive the way there."""
-    from nonlocal_nn.ops import triton_softmax
+    from nonlocal_nn.ops.gpu import softmax as triton_softmax
 
     return packed(*getattr(triton_softmax, name)(*unpacked(arguments), **options))
 
@@ -77,7 +77,9 @@ def compile_all(
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
-    from nonlocal_nn.ops import triton_backward, triton_forward, triton_softmax
+    from nonlocal_nn.ops.gpu import backward as triton_backward
+    from nonlocal_nn.ops.gpu import forward as triton_forward
+    from nonlocal_nn.ops.gpu import softmax as triton_softmax
 
     programs: list[Compiled] = []
 

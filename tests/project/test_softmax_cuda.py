@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from nonlocal_nn.ops.choose import EVERY, Line
+from nonlocal_nn.ops.dispatch import EVERY, Line
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "softmax_cuda.py"
 

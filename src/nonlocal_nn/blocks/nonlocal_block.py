@@ -20,10 +20,10 @@ from nonlocal_nn.blocks.grid import SPANS, Grouping, Span, flat_positions
 from nonlocal_nn.blocks.norm import FrozenBatchNorm, fold_norm
 from nonlocal_nn.blocks.pool import SpacePool
 from nonlocal_nn.blocks.sharding import Sharding
+from nonlocal_nn.ops import equation as reference
 from nonlocal_nn.ops import pairwise as ops
-from nonlocal_nn.ops import reference
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
-from nonlocal_nn.ops.memory import check_budget
+from nonlocal_nn.ops.cpu.workspace import check_budget
 
 Pairwise = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 Norm = Literal["batch", "frozen"]

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nonlocal_nn.ops import sharded
-from nonlocal_nn.ops.shards import agree, is_split
+from nonlocal_nn.distributed import operators as sharded
+from nonlocal_nn.distributed.agreement import agree, is_split
 
 
 class Sharding:

@@ -114,7 +114,7 @@ def capture(
 ) -> Capture:
     """Run `clip` through `model` once and keep what is needed for any row of its blocks.
 
-    >>> from nonlocal_nn.blocks.insert import insert_blocks
+    >>> from nonlocal_nn.insertion.insert import insert_blocks
     >>> network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU())
     >>> captured = capture(insert_blocks(network, after="1"), torch.rand(1, 3, 32, 32))
     >>> captured.blocks["1.nonlocal_block"].queries

@@ -1,12 +1,12 @@
 """Eq. 1 of the paper, exact, without the queries x keys matrix: memory linear in N, forward and backward.
 
 >>> import torch
->>> from nonlocal_nn.ops import reference, softmax_operator  # noqa: F401 - the import registers the operator
+>>> from nonlocal_nn.ops import equation
 >>> theta, phi, g = torch.randn(2, 70, 8), torch.randn(2, 60, 8), torch.randn(2, 60, 5)
->>> torch.allclose(gaussian(theta, phi, g), reference.gaussian(theta, phi, g), atol=1e-6)
+>>> torch.allclose(gaussian(theta, phi, g), equation.gaussian(theta, phi, g), atol=1e-6)
 True
 
-Same names, arguments and results as `nonlocal_nn.ops.reference`. Half precisions are summed in float32, also
+Same names, arguments and results as `nonlocal_nn.ops.equation`. Half precisions are summed in float32, also
 under autocast.
 """
 
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from nonlocal_nn._typing import Float
-from nonlocal_nn.ops import reference, small, softmax_operator  # noqa: F401 - the import registers the operator
-from nonlocal_nn.ops.bracket import DotProductSum
+from nonlocal_nn.ops import equation as reference
+from nonlocal_nn.ops import softmax_operator  # noqa: F401 - the import registers the operator
 from nonlocal_nn.ops.checks import check_embeddings, check_scores, without_autocast, working_dtype
-from nonlocal_nn.ops.hinge_sums import HingeSum
-from nonlocal_nn.ops.memory import check_budget
-from nonlocal_nn.ops.products import has_whole_width, is_transposed, uses_onednn
+from nonlocal_nn.ops.concatenation import HingeSum
+from nonlocal_nn.ops.cpu import small
+from nonlocal_nn.ops.cpu.gemm import has_whole_width, is_transposed, uses_onednn
+from nonlocal_nn.ops.cpu.workspace import check_budget
+from nonlocal_nn.ops.dot_product import DotProductSum
 from nonlocal_nn.ops.softmax import softmax_average
 
 
@@ -61,7 +63,7 @@ def gaussian(
         buffers as large as is fast.
 
     Second derivatives work and are slow; third ones raise an error, but for few positions
-    (`nonlocal_nn.ops.small`).
+    (`nonlocal_nn.ops.cpu.small`).
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
@@ -86,9 +88,9 @@ def dot_product(
     >>> dot_product(torch.ones(1, 1, 3), torch.ones(1, 2, 3), torch.tensor([[[1.0], [3.0]]]))
     tensor([[[6.]]])
 
-    theta (phi^T g) / N has no queries x keys matrix, see `nonlocal_nn.ops.bracket`. (theta phi^T) g / N is
-    used where it is less work, that is queries keys (d + channels) < (queries + keys) d channels; its matrix
-    is then smaller than the inputs.
+    theta (phi^T g) / N has no queries x keys matrix, see `nonlocal_nn.ops.dot_product`. (theta phi^T) g / N
+    is used where it is less work, that is queries keys (d + channels) < (queries + keys) d channels; its
+    matrix is then smaller than the inputs.
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
@@ -122,8 +124,8 @@ def concatenation(
     tensor([[[2.]]])
 
     w_f . [theta_i, phi_j] of the paper is a_i + b_j with a_i = theta_i . w_f[:d] and b_j = phi_j . w_f[d:].
-    See `nonlocal_nn.ops.hinge_sums` for the equations. For few positions all pairs are less work than
-    sorting, and are what is computed: see `nonlocal_nn.ops.small`.
+    See `nonlocal_nn.ops.concatenation` for the equations. For few positions all pairs are less work than
+    sorting, and are what is computed: see `nonlocal_nn.ops.cpu.small`.
 
     Raises:
         ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.

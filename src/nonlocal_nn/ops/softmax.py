@@ -22,19 +22,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nonlocal_nn.ops import (
-    small,
-    softmax_rows,
-    softmax_second,
-    softmax_symmetric,
-    softmax_tiles,
-    triton_softmax,
-)
+from nonlocal_nn.ops import softmax_second
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
-from nonlocal_nn.ops.choose import Backend, softmax_backend
-from nonlocal_nn.ops.folding import fold_vmapped
-from nonlocal_nn.ops.memory import fits
-from nonlocal_nn.ops.softmax_rows import Gradients, Wanted
+from nonlocal_nn.ops.cpu import small, softmax_rows, softmax_symmetric, softmax_tiles
+from nonlocal_nn.ops.cpu.softmax_rows import Gradients, Wanted
+from nonlocal_nn.ops.cpu.workspace import fits
+from nonlocal_nn.ops.dispatch import Backend, softmax_backend
+from nonlocal_nn.ops.gpu import softmax as triton_softmax
+from nonlocal_nn.ops.vmap import fold_vmapped
 
 # keep: rows, and p for the backward pass. linear: rows or tiles. inference: the same, with no backward pass
 # to follow. triton: our kernel for GPUs.
@@ -268,7 +263,7 @@ class SoftmaxSecondGradients(torch.autograd.Function):
         """Raises NotImplementedError."""
         raise NotImplementedError(
             "gaussian in linear memory has first and second derivatives; for third ones use "
-            "nonlocal_nn.ops.reference.gaussian, which holds the queries x keys matrix"
+            "nonlocal_nn.ops.equation.gaussian, which holds the queries x keys matrix"
         )
 
     @staticmethod

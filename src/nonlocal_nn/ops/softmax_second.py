@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops.softmax_rows import chunks
+from nonlocal_nn.ops.cpu.softmax_rows import chunks
 
 CHUNK_BYTES = 8 * 2**20  # of one of about eight matrices (rows, keys)
 

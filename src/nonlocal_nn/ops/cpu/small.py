@@ -21,8 +21,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops.products import has_whole_width, is_transposed, uses_onednn
-from nonlocal_nn.ops.softmax_rows import TOO_SMALL
+from nonlocal_nn.ops.cpu.gemm import has_whole_width, is_transposed, uses_onednn
+from nonlocal_nn.ops.cpu.softmax_rows import TOO_SMALL
 
 # Of weights, in a whole batch. At 1225 x 1225 positions, 6 MB, both ways take the same time.
 SOFTMAX_BYTES = 5 * 2**20

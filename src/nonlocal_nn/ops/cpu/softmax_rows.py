@@ -22,8 +22,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops.memory import scratch
-from nonlocal_nn.ops.products import Right, SumOfProducts, has_half_width, is_transposed, uses_onednn
+from nonlocal_nn.ops.cpu.gemm import Right, SumOfProducts, has_half_width, is_transposed, uses_onednn
+from nonlocal_nn.ops.cpu.workspace import scratch
 
 # What one buffer of weights may take. The backward pass has two of them. On the CPU a buffer should stay in
 # the last-level cache, but matrix products of fewer rows than ROWS lose more than the cache gives.

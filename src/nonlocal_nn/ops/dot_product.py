@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops.folding import fold_vmapped
-from nonlocal_nn.ops.products import product
+from nonlocal_nn.ops.cpu.gemm import product
+from nonlocal_nn.ops.vmap import fold_vmapped
 
 
 def _times(rows: Tensor, columns: Tensor, like: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import no_type_check
 
-from nonlocal_nn.ops.triton_parts import dot, jit, load_tile, own_place, products, store_tile, tl
+from nonlocal_nn.ops.gpu.parts import dot, jit, load_tile, own_place, products, store_tile, tl
 
 
 @jit

@@ -26,11 +26,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nonlocal_nn._typing import Float
+from nonlocal_nn.distributed.agreement import agree_on_shards, is_split, sum_gradients
+from nonlocal_nn.distributed.concatenation import RingHinge
+from nonlocal_nn.distributed.softmax import RingSoftmax
 from nonlocal_nn.ops import pairwise
 from nonlocal_nn.ops.checks import check_embeddings, check_scores, without_autocast, working_dtype
-from nonlocal_nn.ops.sharded_hinge import RingHinge
-from nonlocal_nn.ops.sharded_softmax import RingSoftmax
-from nonlocal_nn.ops.shards import agree_on_shards, is_split, sum_gradients
 
 __all__ = ["concatenation", "dot_product", "gaussian", "sum_gradients"]
 
@@ -115,7 +115,7 @@ def concatenation(
     tensor([[[2.]]])
 
     Keys and values travel in a ring, and each shard's sorted prefixes give its part of the sum (see
-    `nonlocal_nn.ops.sharded_hinge`, also for why). With R ranks each link carries N (1 + channels)
+    `nonlocal_nn.distributed.concatenation`, also for why). With R ranks each link carries N (1 + channels)
     (R - 1) / R numbers forward, and backward those once more and N (1 + channels) gradients. Every rank goes
     through all keys: memory is split over the ranks, this operation's time is not. Second derivatives raise
     NotImplementedError.

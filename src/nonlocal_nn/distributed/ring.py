@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nonlocal_nn.ops.shards import Shards
+from nonlocal_nn.distributed.agreement import Shards
 
 Visit = Callable[..., tuple[Tensor, ...]]
 

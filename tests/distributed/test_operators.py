@@ -5,18 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nonlocal_nn.ops import pairwise, sharded
+from nonlocal_nn.distributed import operators as sharded
+from nonlocal_nn.ops import pairwise
 from tests import ranks
-from tests.ops import sharded_cases
+from tests.distributed import operator_cases
 from tests.ops.operands import NAMES, inputs
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 processes", "4 processes"])
 def outcomes(request: pytest.FixtureRequest) -> dict[str, list[str]]:
-    return ranks.outcomes(sharded_cases, request.param)
+    return ranks.outcomes(operator_cases, request.param)
 
 
-@pytest.mark.parametrize("case", ranks.case_names(sharded_cases))
+@pytest.mark.parametrize("case", ranks.case_names(operator_cases))
 def test_on_every_rank(outcomes: dict[str, list[str]], case: str) -> None:
     failed = [f"rank {rank}:\n{said}" for rank, said in enumerate(outcomes[case]) if said]
     assert not failed, "\n".join(failed)

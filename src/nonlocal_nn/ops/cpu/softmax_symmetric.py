@@ -19,9 +19,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops.memory import scratch
-from nonlocal_nn.ops.products import Right, product
-from nonlocal_nn.ops.softmax_rows import LONGEST_SUM_LARGE_CHUNK
+from nonlocal_nn.ops.cpu.gemm import Right, product
+from nonlocal_nn.ops.cpu.softmax_rows import LONGEST_SUM_LARGE_CHUNK
+from nonlocal_nn.ops.cpu.workspace import scratch
 
 FEW = 1024  # positions, below which whole rows are as fast
 TILE = 784  # about so many rows and columns

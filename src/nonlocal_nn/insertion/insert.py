@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.jit import ScriptModule
 
 from nonlocal_nn.blocks.grid import Grouping, Span
-from nonlocal_nn.blocks.layer_outputs import LayerOutput, layer_outputs
 from nonlocal_nn.blocks.nonlocal_block import Init, NonLocalBlock, Norm, Pairwise, SubsampleAt
+from nonlocal_nn.insertion.layer_outputs import LayerOutput, layer_outputs
 
 CHILD = "nonlocal_block"
 _HANDLE = "_nonlocal_block_hook"

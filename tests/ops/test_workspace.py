@@ -9,8 +9,8 @@ import threading
 import pytest
 import torch
 
-from nonlocal_nn.ops import memory
-from nonlocal_nn.ops.memory import scratch
+from nonlocal_nn.ops.cpu import workspace as memory
+from nonlocal_nn.ops.cpu.workspace import scratch
 
 pytestmark = pytest.mark.skipif(
     not (sys.platform.startswith("linux") and hasattr(mmap, "MADV_FREE")),
@@ -101,7 +101,7 @@ def test_threads_never_share_a_buffer() -> None:
 @pytest.mark.usefixtures("as_if_large")
 def test_weights_kept_for_the_backward_pass_are_not_overwritten() -> None:
     """Two forward passes, then their backward passes: what the first kept is still its own."""
-    from nonlocal_nn.ops import reference
+    from nonlocal_nn.ops import equation as reference
     from nonlocal_nn.ops.pairwise import gaussian
 
     torch.manual_seed(0)

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nonlocal_nn.ops.memory import scratch
-from nonlocal_nn.ops.products import add_product, product, uses_onednn
-from nonlocal_nn.ops.softmax_rows import TOO_SMALL, Gradients, Wanted
+from nonlocal_nn.ops.cpu.gemm import add_product, product, uses_onednn
+from nonlocal_nn.ops.cpu.softmax_rows import TOO_SMALL, Gradients, Wanted
+from nonlocal_nn.ops.cpu.workspace import scratch
 
 TILE = (512, 1024)  # queries x keys, two buffers of 2 MB in float32
 # Below so many keys whole rows are faster; the flash attention multiplies through MKL.

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nonlocal_nn as nl
-from nonlocal_nn.blocks.layer_outputs import layer_outputs
-from tests.blocks.cifar_resnet import CifarResNet
+from nonlocal_nn.insertion.layer_outputs import layer_outputs
+from tests.insertion.cifar_resnet import CifarResNet
 
 IMAGE, VIDEO = (2, 3, 64, 64), (2, 3, 8, 32, 32)
 

@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nonlocal_nn.ops import reference, sharded, sharded_softmax
+from nonlocal_nn.distributed import operators as sharded
+from nonlocal_nn.distributed import softmax as sharded_softmax
+from nonlocal_nn.ops import equation as reference
 from tests import ranks
 from tests.ops.largest_tensor import LargestTensor
 from tests.ops.operands import NAMES, inputs

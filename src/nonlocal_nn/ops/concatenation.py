@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
-from nonlocal_nn.ops.folding import fold_vmapped_one
+from nonlocal_nn.ops.vmap import fold_vmapped_one
 
 BLOCK = 32  # corners in a block
 CHUNK_BYTES = 16 * 2**20  # of rows of g, and of triangular weights, at a time

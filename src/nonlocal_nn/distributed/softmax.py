@@ -27,10 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nonlocal_nn.distributed.agreement import Shards
+from nonlocal_nn.distributed.ring import gradients, ring
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
-from nonlocal_nn.ops.ring import gradients, ring
-from nonlocal_nn.ops.shards import Shards
-from nonlocal_nn.ops.softmax_rows import chunks
+from nonlocal_nn.ops.cpu.softmax_rows import chunks
 
 # What one buffer (rows of queries x keys of the guest) may take, or one row if that is more. The backward
 # pass has two of them. On the CPU it should stay in the last-level cache.

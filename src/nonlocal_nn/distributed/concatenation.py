@@ -1,7 +1,7 @@
 """sum_j ReLU(a_i + b_j) g_j over the keys of all ranks, each rank's keys sorted by themselves.
 
 A sum over keys is the sum over shards of the sums over each shard's keys, and those are what
-`nonlocal_nn.ops.hinge_sums` computes from the shard's sorted prefixes: so far-apart a and b do not cancel
+`nonlocal_nn.ops.concatenation` computes from the shard's sorted prefixes: so far-apart a and b do not cancel
 here either. Shards of (b, g) travel in a ring; in the backward pass
 
     dg_j = sum_i ReLU(a_i + b_j) dy_i,   db_j = g_j . sum_i [a_i + b_j > 0] dy_i
@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nonlocal_nn.distributed.agreement import Shards
+from nonlocal_nn.distributed.ring import gradients, ring
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
-from nonlocal_nn.ops.hinge_sums import hinge_sums, step_sums
-from nonlocal_nn.ops.ring import gradients, ring
-from nonlocal_nn.ops.shards import Shards
+from nonlocal_nn.ops.concatenation import hinge_sums, step_sums
 
 
 class RingHinge(torch.autograd.Function):

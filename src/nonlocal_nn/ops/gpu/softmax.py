@@ -33,8 +33,8 @@ from torch import Tensor
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.ops.checks import check_embeddings
-from nonlocal_nn.ops.triton_lifts import gradient_lift, probability_lift
-from nonlocal_nn.ops.triton_tiles import Precision, Tiles, blocks, default_tiles, groups_of_columns
+from nonlocal_nn.ops.gpu.float16 import gradient_lift, probability_lift
+from nonlocal_nn.ops.gpu.tiles import Precision, Tiles, blocks, default_tiles, groups_of_columns
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OLDEST = (8, 0)  # compute capability: what Triton supports
@@ -102,7 +102,7 @@ def forward(
     cut = tiles or default_tiles(theta.dtype, channels, mode)
     width, groups = groups_of_columns(channels, cut.width)
 
-    from nonlocal_nn.ops import triton_forward
+    from nonlocal_nn.ops.gpu import forward as triton_forward
 
     with _device_of(theta):
         triton_forward.forward[(blocks(queries, cut.rows) * groups * batch,)](
@@ -166,7 +166,7 @@ def backward(
     common = (*_with_strides(theta, phi, g, dy), row_max, row_sum, delta, gradient_lift(dy, g))
     sizes = {"D": d, "CHANNELS": channels, "PRECISION": compiled_mode}
 
-    from nonlocal_nn.ops import triton_backward
+    from nonlocal_nn.ops.gpu import backward as triton_backward
 
     def make_delta() -> None:
         rows = 64

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from nonlocal_nn.ops.choose import TABLE, efficient_takes, flash_takes, softmax_backend
+from nonlocal_nn.ops.dispatch import TABLE, efficient_takes, flash_takes, softmax_backend
 
 HALF = torch.bfloat16
 

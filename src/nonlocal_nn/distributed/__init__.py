@@ -1,0 +1,1 @@
+"""The pairwise functions for positions that are split over processes."""

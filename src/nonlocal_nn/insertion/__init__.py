@@ -1,0 +1,1 @@
+"""Non-local blocks put into a network that is built already."""

@@ -1,0 +1,1 @@
+"""What is particular to CPUs: matrix products, row chunks, buffers."""
