@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.records import ManifestKind
 
 
@@ -49,9 +50,9 @@ class DataConfig:
     proportions."""
     flip: float = 0.5
     """Probability of a horizontal flip; 0 where left and right matter."""
-    mean: float = 114.75
+    mean: float = MEAN
     """Subtracted from pixels of 0..255."""
-    std: float = 57.375
+    std: float = STD
     """Divides the pixels after the mean was subtracted."""
     workers: int | None = None
     """Processes that decode videos, for each training process; none: the cores of this machine shared out; 0:

@@ -10,6 +10,7 @@ import torch
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.blocks.norm import FrozenBatchNorm
 from nonlocal_nn.data.dataset import ClipDataset, ViewDataset
+from nonlocal_nn.data.defaults import jitter_range
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
 from nonlocal_nn.models.spec import VideoResNetSpec
 from nonlocal_nn.models.video_resnet import VideoResNet
@@ -36,7 +37,7 @@ def clip_shape(data: DataConfig, spec: VideoResNetSpec) -> ClipShape:
     ClipShape(frames=32, stride=2, crop=224, jitter=(256, 320), test_short_side=256)
     """
     crop = spec.crop if data.crop is None else data.crop
-    jitter = (round(crop * 256 / 224), round(crop * 320 / 224)) if data.jitter is None else data.jitter
+    jitter = jitter_range(crop) if data.jitter is None else data.jitter
     return ClipShape(
         frames=spec.frames if data.clip_frames is None else data.clip_frames,
         stride=data.frame_stride,

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.data.dataset import ClipBatch
-from nonlocal_nn.data.transforms import MEAN, STD, normalize
+from nonlocal_nn.data.defaults import MEAN, STD
+from nonlocal_nn.data.transforms import normalize
 from nonlocal_nn.training.batches import as_targets
 from nonlocal_nn.training.config import OptimConfig
 from nonlocal_nn.training.loss import LossName, make_loss
