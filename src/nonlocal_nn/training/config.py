@@ -17,6 +17,9 @@ from typing import Any, Literal
 
 from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.records import ManifestKind
+from nonlocal_nn.evaluation.config import Precision
+
+LossName = Literal["cross_entropy", "sigmoid"]
 
 
 @dataclass
@@ -99,7 +102,7 @@ class OptimConfig:
     memory."""
     clip_norm: float | None = None
     """Scale the gradient down to this Euclidean norm where it is longer; none: never."""
-    loss: Literal["auto", "cross_entropy", "sigmoid"] = "auto"
+    loss: Literal["auto", LossName] = "auto"
     """cross_entropy: one class a video; sigmoid: any number of classes a video; auto: by the data."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes (cross_entropy only)."""
@@ -147,7 +150,7 @@ class TrainConfig:
     """How long, and the learning rate along the way."""
     precise_bn: int = 200
     """Batches over which batch norm's statistics are measured anew at the end; 0: keep the running ones."""
-    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    precision: Precision = "32"
     """Number format of the forward and backward pass."""
     seed: int = 0
     """Fixes everything random: first weights, order of the videos, clips, crops, flips, dropout."""

@@ -14,11 +14,12 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
+from nonlocal_nn.training.config import LossName
+
 Loss = Callable[[Tensor, Tensor], Tensor]
-LossName = Literal["cross_entropy", "sigmoid"]
 
 
-def resolve_loss(name: Literal["auto", "cross_entropy", "sigmoid"], multi_label: bool) -> LossName:
+def resolve_loss(name: Literal["auto", LossName], multi_label: bool) -> LossName:
     """The loss that `auto` stands for.
 
     >>> resolve_loss("auto", multi_label=True)

@@ -12,8 +12,8 @@ from nonlocal_nn.data.dataset import ClipBatch
 from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.transforms import normalize
 from nonlocal_nn.training.batches import as_targets
-from nonlocal_nn.training.config import OptimConfig
-from nonlocal_nn.training.loss import LossName, make_loss
+from nonlocal_nn.training.config import LossName, OptimConfig
+from nonlocal_nn.training.loss import make_loss
 from nonlocal_nn.training.optimizer import make_optimizer
 from nonlocal_nn.training.schedule import Plan, lr_at
 
@@ -22,7 +22,9 @@ class ClassifierTask(pl.LightningModule):
     """Loss, optimizer and learning rate around a model; every step depends on the checkpoint and its number
     alone.
 
-    >>> plan = Plan(10, 5.0, "steps", (), 0.1, 0.0, 0.0, 0.1)
+    >>> from nonlocal_nn.training.config import ScheduleConfig
+    >>> from nonlocal_nn.training.schedule import make_plan
+    >>> plan = make_plan(ScheduleConfig(iterations=10), videos=50, batch_size=10)
     >>> task = ClassifierTask(nn.Flatten(), OptimConfig(), plan, "cross_entropy", seed=0)
     >>> task(torch.zeros(2, 4)).shape
     torch.Size([2, 4])

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.evaluation.metrics import mean_average_precision, topk_accuracy
 from nonlocal_nn.training.batches import CentreClips, as_targets
-from nonlocal_nn.training.loss import LossName, make_loss
+from nonlocal_nn.training.config import LossName
+from nonlocal_nn.training.loss import make_loss
 from nonlocal_nn.training.processes import gather
 
 
