@@ -11,10 +11,8 @@ from nonlocal_nn._typing import Float
 from nonlocal_nn.data.dataset import ClipBatch
 from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.transforms import normalize
-from nonlocal_nn.training.batches import as_targets
 from nonlocal_nn.training.config import LossName, OptimConfig
-from nonlocal_nn.training.loss import make_loss
-from nonlocal_nn.training.optimizer import make_optimizer
+from nonlocal_nn.training.optim import as_targets, make_loss, make_optimizer
 from nonlocal_nn.training.schedule import Plan, lr_at
 
 
@@ -58,7 +56,7 @@ class ClassifierTask(pl.LightningModule):
         self.mean, self.std = mean, std
         # since the last report; on the device, so that no step waits for them
         self.loss_sum: Tensor | float = 0.0
-        self.right_sum: Tensor | float = 0.0
+        self.correct_sum: Tensor | float = 0.0
         self.clips_seen = 0
 
     def forward(self, clips: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
@@ -106,7 +104,7 @@ class ClassifierTask(pl.LightningModule):
             self.clips_seen += count
             self.loss_sum = self.loss_sum + loss.detach() * count
             if self.loss_name == "cross_entropy":
-                self.right_sum = self.right_sum + (logits.argmax(1) == targets).sum()
+                self.correct_sum = self.correct_sum + (logits.argmax(1) == targets).sum()
         return loss
 
 
