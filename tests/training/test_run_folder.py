@@ -51,6 +51,16 @@ def test_a_run_in_use_is_refused_and_a_killed_one_is_free(tiny_config: ConfigMak
         holder.stdout.close()
 
 
+def test_the_lock_goes_with_an_error_too(tiny_config: ConfigMaker, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").touch()
+    with pytest.raises(FileExistsError, match="not empty") as caught:
+        train(tiny_config())
+    assert caught.tb is not None  # its frames still live
+    with lock_run_folder(tmp_path / "run"), pytest.raises(RunInUseError):
+        lock_run_folder(tmp_path / "run")
+
+
 def test_a_folder_that_is_no_run_is_never_deleted(tiny_config: ConfigMaker, tmp_path: Path) -> None:
     precious = tmp_path / "run" / "thesis.txt"
     precious.parent.mkdir()

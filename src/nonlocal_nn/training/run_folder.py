@@ -20,11 +20,6 @@ from typing import Any
 from nonlocal_nn._files import write_whole
 from nonlocal_nn.training.config import TrainConfig, differences, load_config, save_config
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks; there the user must take care
-    fcntl = None  # type: ignore[assignment]
-
 LAST = Path("checkpoints") / "last.ckpt"
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
@@ -46,27 +41,27 @@ def lock_run_folder(out: Path) -> AbstractContextManager[object]:
     ...     sorted(path.name for path in out.iterdir())
     ['.lock']
 
-    The lock is held from the call to the end of the `with` block, or of the process, whatever ends it. It
-    belongs to this process and not to its children: decoding workers that outlive a killed run for a moment
-    do not keep it from being resumed.
+    The lock is held from the call to the end of the `with` block, or of the process, whatever ends it. Forked
+    decoding workers do not share it (since filelock 4): those that outlive a killed run for a moment do not
+    keep it from being resumed.
 
     Raises:
         RunInUseError: another process holds the lock.
         FileExistsError: `out` is a file.
     """
+    from filelock import FileLock, Timeout
+
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; out must name a folder to make")
     out.mkdir(parents=True, exist_ok=True)
-    file = (out / LOCK).open("a")
-    if fcntl is not None:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise RunInUseError(
-                f"another process is training in {out}; wait for it, stop it, or choose another out folder"
-            ) from None
-    return file
+    # A soft lock, for file systems without locks, would outlive a process that is killed.
+    lock = FileLock(out / LOCK, fallback_to_soft=False)
+    try:
+        return lock.acquire(blocking=False)
+    except Timeout:
+        raise RunInUseError(
+            f"another process is training in {out}; wait for it, stop it, or choose another out folder"
+        ) from None
 
 
 def finished_results(config: TrainConfig) -> dict[str, Any] | None:
