@@ -50,7 +50,12 @@ def read_manifests(data: DataConfig) -> Manifests:
 
 
 def fingerprint_of(manifest: Manifest) -> str:
-    """A hash of the names and labels of the videos, in order, wherever they lie."""
+    """A hash of the names and labels of the videos, in order, wherever they lie.
+
+    >>> here, there = (Manifest.of_paths([f"{folder}/a.mp4"], [0], ["run"]) for folder in ("here", "there"))
+    >>> fingerprint_of(here) == fingerprint_of(there)
+    True
+    """
     digest = hashlib.sha256(repr(manifest.classes).encode())
     for record in manifest.records:
         row = (Path(record.path).name, record.labels, record.start_seconds, record.end_seconds)

@@ -23,6 +23,10 @@ def uses_gpu(config: TrainConfig) -> bool:
 def process_counts(config: TrainConfig) -> tuple[int, int]:
     """Processes on each machine and machines: what torchrun started, where it did, else the config's.
 
+    >>> from nonlocal_nn.training.config import DataConfig
+    >>> process_counts(TrainConfig(out="run", data=DataConfig(train="videos"), devices=8, nodes=2))
+    (8, 2)
+
     Raises:
         ValueError: devices below 1.
     """
