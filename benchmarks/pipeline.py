@@ -34,6 +34,7 @@ from av.video.reformatter import VideoReformatter
 
 from nonlocal_nn.data.dataset import ClipDataset, SampleKey
 from nonlocal_nn.data.decode import VideoReader
+from nonlocal_nn.data.defaults import jitter_range
 from nonlocal_nn.data.records import Manifest
 from nonlocal_nn.data.sampling import clip_indices, random_start, sample_generator
 from nonlocal_nn.data.transforms import TrainTransform
@@ -77,9 +78,7 @@ def measure(videos: Sequence[Path], options: argparse.Namespace) -> dict[str, ob
     """Time the three ways in turn."""
     frames, stride = options.clip_frames, options.frame_stride
     manifest = Manifest.of_paths(videos, labels=[0] * len(videos), classes=["any"])
-    transform = TrainTransform(
-        crop=options.crop, jitter=(round(options.crop * 256 / 224), round(options.crop * 320 / 224))
-    )
+    transform = TrainTransform(crop=options.crop, jitter=jitter_range(options.crop))
     dataset = ClipDataset(manifest, clip_frames=frames, frame_stride=stride, transform=transform, seed=0)
     keys = [SampleKey(n // len(videos), n % len(videos)) for n in range(options.clips)]
     wanted: list[tuple[str, np.ndarray]] = []

@@ -29,12 +29,12 @@ from nonlocal_nn.data.dataset import collate_samples
 from nonlocal_nn.data.rendered import render
 from nonlocal_nn.data.transforms import normalize
 from nonlocal_nn.training.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
-from nonlocal_nn.training.cores import cores_for_each, default_threads, default_workers
-from nonlocal_nn.training.loss import make_loss
-from nonlocal_nn.training.manifests import read_manifests
-from nonlocal_nn.training.optimizer import make_optimizer
+from nonlocal_nn.training.datamodule import make_datasets
+from nonlocal_nn.training.inputs import clip_shape, read_manifests
+from nonlocal_nn.training.model import make_model
+from nonlocal_nn.training.optim import make_loss, make_optimizer
+from nonlocal_nn.training.processes import cores_for_each, default_threads, default_workers
 from nonlocal_nn.training.sampler import SampleStream, StepBatches
-from nonlocal_nn.training.start import clip_shape, make_datasets, make_model
 
 PHASES = ("data", "forward", "backward", "optimizer")
 

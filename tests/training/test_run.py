@@ -13,9 +13,7 @@ import yaml
 
 import nonlocal_nn as nl
 from nonlocal_nn.training.config import load_config
-from nonlocal_nn.training.recipes import RECIPES, recipe
 from nonlocal_nn.training.run import train
-from nonlocal_nn.training.schedule import make_plan
 from nonlocal_nn.training.signals import TrainingInterrupted
 from nonlocal_nn.training.skipped import TooManyBadVideosError
 from tests.training.conftest import ConfigMaker, write_video
@@ -225,16 +223,6 @@ def test_what_cannot_be_is_said_before_anything_is_made(
     assert not Path(config.out).exists()
 
 
-def test_a_folder_that_is_no_run_is_never_deleted(tiny_config: ConfigMaker, tmp_path: Path) -> None:
-    precious = tmp_path / "run" / "thesis.txt"
-    precious.parent.mkdir()
-    precious.write_text("years")
-    for flags in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(FileExistsError, match="not empty"):
-            train(tiny_config(**flags))  # type: ignore[arg-type]
-    assert precious.read_text() == "years"
-
-
 def test_videos_that_changed_are_noticed_on_resume(
     tiny_config: ConfigMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,18 +258,3 @@ def _interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         return original(self, batch, batch_idx)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ClassifierTask, "training_step", step)
-
-
-def test_recipes_are_configs_that_hold_together() -> None:
-    lengths = {
-        "kinetics": (246_000, 400_000),
-        "kinetics_128": (246_000, 400_000),
-        "charades": (8_000, 200_000),
-    }
-    for name in RECIPES:
-        config = recipe(name, train="videos", out="run")
-        videos, steps = lengths.get(name, (2_000, 2_500))
-        assert make_plan(config.schedule, videos, config.optim.batch_size).total_steps == steps
-        assert nl.list_models(config.model.name)
-    with pytest.raises(ValueError, match="no recipe is called 'kinetic'; there is kinetics"):
-        recipe("kinetic", train="videos", out="run")

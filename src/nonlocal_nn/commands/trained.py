@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nonlocal_nn.data.dataset import ViewDataset
+from nonlocal_nn.data.defaults import MEAN, STD, short_side_of
 from nonlocal_nn.data.records import Manifest
-from nonlocal_nn.data.transforms import MEAN, STD, ViewTransform
+from nonlocal_nn.data.transforms import ViewTransform
 from nonlocal_nn.evaluation.config import ScoringConfig
 from nonlocal_nn.evaluation.device import choose_device
 from nonlocal_nn.evaluation.views import Scoring
@@ -68,7 +69,7 @@ def load_trained(checkpoint: str, device: str = "auto") -> Trained:
         multi_label=known.get("multi_label") == "true",
         clip_frames=int(known.get("clip_frames", spec.frames)),
         frame_stride=int(known.get("frame_stride", 2)),
-        short_side=int(known.get("short_side", round(spec.crop * 256 / 224))),
+        short_side=int(known.get("short_side", short_side_of(spec.crop))),
         mean=float(known.get("mean", MEAN)),
         std=float(known.get("std", STD)),
     )

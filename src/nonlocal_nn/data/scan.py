@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nonlocal_nn.data.isolated import run_isolated
+from nonlocal_nn.data.records import ManifestKind
 
 if TYPE_CHECKING:
     from nonlocal_nn.data.decode import VideoInfo
@@ -75,7 +76,7 @@ class ScanConfig:
 
     source: str
     """A folder (searched at any depth), one video, or a list or csv of videos."""
-    kind: Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"] = "auto"
+    kind: ManifestKind = "auto"
     """Form of a list: auto looks at its first line."""
     root: str | None = None
     """Folder that the paths in a list or csv start from; none: the folder the list lies in."""
@@ -96,7 +97,7 @@ class ScanConfig:
 def scan(
     source: str | Path,
     *,
-    kind: Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"] = "auto",
+    kind: ManifestKind = "auto",
     root: str | Path | None = None,
     where: str | None = None,
     min_frames: int = 64,
@@ -184,7 +185,7 @@ def check_video(path: str, min_frames: int) -> list[Finding]:
 
 def _gather(
     source: Path,
-    kind: Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"],
+    kind: ManifestKind,
     root: str | Path | None,
     where: str | None,
 ) -> tuple[list[str], list[Finding], tuple[tuple[str, int], ...]]:

@@ -11,6 +11,8 @@ from typing import Literal
 
 from nonlocal_nn.data.records import ManifestKind
 
+Precision = Literal["32", "bf16-mixed", "16-mixed"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringConfig:
@@ -36,7 +38,7 @@ class ScoringConfig:
     """Processes that decode videos; none: 1 to 8, by the cores and where the model runs; 0: none."""
     device: str = "auto"
     """auto (a CUDA GPU or else the CPU), cpu, cuda, cuda:1, ... or mps."""
-    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    precision: Precision = "32"
     """Number format of the forward pass."""
     progress: bool = True
     """Show a progress bar."""

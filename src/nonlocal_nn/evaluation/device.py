@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 
-Precision = Literal["32", "bf16-mixed", "16-mixed"]
+from nonlocal_nn.evaluation.config import Precision
 
 _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 

@@ -29,9 +29,11 @@ from torch.utils.data import DataLoader
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.data.dataset import Skipped, ViewSample
+from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.errors import Problem
-from nonlocal_nn.data.transforms import MEAN, STD, normalize
-from nonlocal_nn.evaluation.device import Precision, autocast
+from nonlocal_nn.data.transforms import normalize
+from nonlocal_nn.evaluation.config import Precision
+from nonlocal_nn.evaluation.device import autocast
 from nonlocal_nn.evaluation.metrics import label_ranks
 from nonlocal_nn.evaluation.result import EvaluationResult, summarise
 

@@ -15,7 +15,11 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.records import ManifestKind
+from nonlocal_nn.evaluation.config import Precision
+
+LossName = Literal["cross_entropy", "sigmoid"]
 
 
 @dataclass
@@ -49,9 +53,9 @@ class DataConfig:
     proportions."""
     flip: float = 0.5
     """Probability of a horizontal flip; 0 where left and right matter."""
-    mean: float = 114.75
+    mean: float = MEAN
     """Subtracted from pixels of 0..255."""
-    std: float = 57.375
+    std: float = STD
     """Divides the pixels after the mean was subtracted."""
     workers: int | None = None
     """Processes that decode videos, for each training process; none: the cores of this machine shared out; 0:
@@ -98,7 +102,7 @@ class OptimConfig:
     memory."""
     clip_norm: float | None = None
     """Scale the gradient down to this Euclidean norm where it is longer; none: never."""
-    loss: Literal["auto", "cross_entropy", "sigmoid"] = "auto"
+    loss: Literal["auto", LossName] = "auto"
     """cross_entropy: one class a video; sigmoid: any number of classes a video; auto: by the data."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes (cross_entropy only)."""
@@ -146,7 +150,7 @@ class TrainConfig:
     """How long, and the learning rate along the way."""
     precise_bn: int = 200
     """Batches over which batch norm's statistics are measured anew at the end; 0: keep the running ones."""
-    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    precision: Precision = "32"
     """Number format of the forward and backward pass."""
     seed: int = 0
     """Fixes everything random: first weights, order of the videos, clips, crops, flips, dropout."""

@@ -1,11 +1,10 @@
-"""The videos of a run as Lightning and the loop around it ask for them."""
+"""The data sets of a run, and their batches as Lightning and the loop around it ask for them."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
@@ -13,22 +12,37 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from nonlocal_nn.data.dataset import ClipBatch, ClipDataset, ViewDataset, collate_samples
-from nonlocal_nn.training.batches import CentreClips, collate_centre_clips
+from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
+from nonlocal_nn.training.config import TrainConfig
+from nonlocal_nn.training.inputs import ClipShape, Manifests
 from nonlocal_nn.training.sampler import SampleStream, StepBatches
-from nonlocal_nn.training.signals import outlive_signals
+from nonlocal_nn.training.signals import ignore_stop_signals
+from nonlocal_nn.training.validate import CentreClips, collate_centre_clips
 
 _T = TypeVar("_T", covariant=True)
 
 
-@dataclass(frozen=True)
-class BatchOptions:
-    """How batches are cut: `batch_size` clips a step, in `accumulate` parts on each process."""
-
-    batch_size: int
-    accumulate: int
-    total_steps: int
-    seed: int
-    workers: int
+def make_datasets(
+    config: TrainConfig, manifests: Manifests, shape: ClipShape
+) -> tuple[ClipDataset, ViewDataset | None]:
+    """Random clips of the training videos; one centre clip of each validation video."""
+    train = ClipDataset(
+        manifests.train,
+        clip_frames=shape.frames,
+        frame_stride=shape.stride,
+        transform=TrainTransform(crop=shape.crop, jitter=shape.jitter, flip=config.data.flip),
+        seed=config.seed,
+    )
+    if manifests.val is None:
+        return train, None
+    val = ViewDataset(
+        manifests.val,
+        clip_frames=shape.frames,
+        frame_stride=shape.stride,
+        clips=1,
+        transform=ViewTransform(short_side=shape.test_short_side, crop=shape.crop, crops=1),
+    )
+    return train, val
 
 
 class _Loader(DataLoader[_T]):
@@ -48,22 +62,38 @@ class _Loader(DataLoader[_T]):
 
 
 class ClipDataModule(pl.LightningDataModule):
-    """Training batches from any step on, and validation clips, each process its share."""
+    """Training batches from any step on, and validation clips, each process its share.
 
-    def __init__(self, train: ClipDataset, val: ViewDataset | None, options: BatchOptions) -> None:
+    Args:
+        train, val: see `make_datasets`.
+        config: of the run.
+        total_steps: optimizer steps of the whole run.
+        workers: decoding processes beside this process.
+    """
+
+    def __init__(
+        self,
+        train: ClipDataset,
+        val: ViewDataset | None,
+        config: TrainConfig,
+        *,
+        total_steps: int,
+        workers: int,
+    ) -> None:
         super().__init__()
         self.train = train
         self.val = val
-        self.options = options
-        self._stream = SampleStream(len(train), options.seed)
+        self.config = config
+        self.total_steps = total_steps
+        self.workers = workers
+        self._stream = SampleStream(len(train), config.seed)
         self._loaders: list[_Loader[Any]] = []
         self._val_loader: _Loader[CentreClips] | None = None
 
     def check_shares(self, processes: int) -> None:
         """Raise ValueError where the batch cannot be shared out evenly over the processes."""
-        StepBatches(
-            self._stream, self.options.batch_size, 0, accumulate=self.options.accumulate, processes=processes
-        )
+        optim = self.config.optim
+        StepBatches(self._stream, optim.batch_size, 0, accumulate=optim.accumulate, processes=processes)
 
     @property
     def num_videos(self) -> int:
@@ -80,11 +110,11 @@ class ClipDataModule(pl.LightningDataModule):
         run).
         """
         assert self.trainer is not None
-        return self._loader(self.trainer.global_step, self.options.total_steps)
+        return self._loader(self.trainer.global_step, self.total_steps)
 
     def batches(self, first_step: int, count: int) -> Iterator[ClipBatch]:
         """The `count` batches, as they go through the model, of the steps from `first_step` on."""
-        steps = math.ceil(count / self.options.accumulate)
+        steps = math.ceil(count / self.config.optim.accumulate)
         return itertools.islice(iter(self._loader(first_step, first_step + steps)), count)
 
     def val_batches(self) -> DataLoader[CentreClips]:
@@ -94,13 +124,13 @@ class ClipDataModule(pl.LightningDataModule):
             return self._val_loader
         rank, processes = self._rank()
         share = range(rank, len(self.val), processes)
-        size = max(1, self.options.batch_size // (processes * self.options.accumulate))
+        size = max(1, self.config.optim.batch_size // (processes * self.config.optim.accumulate))
         loader: _Loader[CentreClips] = _Loader(
             Subset(self.val, share),  # type: ignore[arg-type]  # CentreClips is what the collate function makes
             batch_size=size,
             collate_fn=collate_centre_clips,
-            num_workers=min(self.options.workers, len(share)),
-            worker_init_fn=outlive_signals,
+            num_workers=min(self.workers, len(share)),
+            worker_init_fn=ignore_stop_signals,
         )
         self._loaders.append(loader)
         self._val_loader = loader
@@ -115,10 +145,10 @@ class ClipDataModule(pl.LightningDataModule):
         rank, processes = self._rank()
         batches = StepBatches(
             self._stream,
-            batch_size=self.options.batch_size,
+            batch_size=self.config.optim.batch_size,
             start_step=start_step,
             stop_step=stop_step,
-            accumulate=self.options.accumulate,
+            accumulate=self.config.optim.accumulate,
             rank=rank,
             processes=processes,
         )
@@ -127,8 +157,8 @@ class ClipDataModule(pl.LightningDataModule):
             # torch asks for indices; what the sampler gives is handed to the data set as it is
             batch_sampler=cast("Sequence[list[int]]", batches),
             collate_fn=collate_samples,
-            num_workers=self.options.workers,
-            worker_init_fn=outlive_signals,
+            num_workers=self.workers,
+            worker_init_fn=ignore_stop_signals,
             pin_memory=torch.cuda.is_available(),
         )
         self._loaders.append(loader)

@@ -10,7 +10,6 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,46 +19,47 @@ from torch import Tensor
 from nonlocal_nn.data.dataset import ClipBatch
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.training import precise_bn, processes
-from nonlocal_nn.training.csv_log import MetricsCsv
+from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.datamodule import ClipDataModule
-from nonlocal_nn.training.progress import TrainingProgress
-from nonlocal_nn.training.run_folder import LAST
+from nonlocal_nn.training.reports import MetricsCsv, TrainingProgress
+from nonlocal_nn.training.run_folder import LAST, METRICS
 from nonlocal_nn.training.schedule import epoch_ends
-from nonlocal_nn.training.signals import SignalNotes, StopRequestedError
+from nonlocal_nn.training.signals import StopRequestedError, StopSignals
 from nonlocal_nn.training.skipped import SkippedVideos
 from nonlocal_nn.training.task import ClassifierTask
 from nonlocal_nn.training.validate import ValidationStoppedError, validate
 
 
-@dataclass(frozen=True)
-class LoopOptions:
-    """The part of the configuration that this file acts upon."""
-
-    out: Path
-    accumulate: int
-    batch_size: int
-    precise_bn: int
-    val_every_epochs: int
-    log_every_steps: int
-    checkpoint_every_seconds: float
-    checkpoint_every_steps: int | None
-    progress: bool
-    fingerprint: str
-    threads: int
-
-
-class BetweenSteps(pl.Callback):
+class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints under the name of the class
     """Reports, validates, saves and stops a training run; at its end measures the precise batch norm
     statistics.
 
     After training `metrics` has the last figures of each kind, and `elapsed_seconds` the time spent training,
     of all the parts of an interrupted run together.
+
+    Args:
+        config: of the run.
+        skipped: gets the videos that cannot be used.
+        signals: asked after each step whether to stop.
+        fingerprint: of the training videos, for the checkpoint.
+        threads: of torch, for the checkpoint.
     """
 
-    def __init__(self, options: LoopOptions, skipped: SkippedVideos, notes: SignalNotes) -> None:
-        self.options = options
+    def __init__(
+        self,
+        config: TrainConfig,
+        skipped: SkippedVideos,
+        signals: StopSignals,
+        *,
+        fingerprint: str,
+        threads: int,
+    ) -> None:
+        self.config = config
+        self.out = Path(config.out)
         self.skipped = skipped
-        self.notes = notes
+        self.signals = signals
+        self.fingerprint = fingerprint
+        self.threads = threads
         self.metrics: dict[str, float] = {}
         self.elapsed_seconds = 0.0
         self._validated_step = -1
@@ -93,18 +93,18 @@ class BetweenSteps(pl.Callback):
         checkpoint: dict[str, Any],
     ) -> None:
         """What is checked before Lightning loads the rest."""
-        checkpoint["nonlocal_nn"] = {"fingerprint": self.options.fingerprint, "threads": self.options.threads}
+        checkpoint["nonlocal_nn"] = {"fingerprint": self.fingerprint, "threads": self.threads}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the reports where the checkpoint stands."""
         task = _task(pl_module)
-        self.notes.install()
+        self.signals.install()
         self._clock = self._saved_at = self._reported_at = time.monotonic()
-        self._ends = epoch_ends(task.plan, self.options.val_every_epochs)
+        self._ends = epoch_ends(task.plan, self.config.val_every_epochs)
         step = trainer.global_step
         if trainer.is_global_zero:
-            self._csv = MetricsCsv(self.options.out / "metrics.csv", from_step=step)
-            if self.options.progress:
+            self._csv = MetricsCsv(self.out / METRICS, from_step=step)
+            if self.config.progress:
                 self._progress = TrainingProgress(task.plan.total_steps, step)
         if step in self._ends and self._validated_step != step:  # stopped in the middle of it
             self._validate_or_stop(trainer, task)
@@ -122,7 +122,7 @@ class BetweenSteps(pl.Callback):
         """
         task = _task(pl_module)
         self._pending += self.skipped.unseen(batch.skipped)
-        if (batch_idx + 1) % self.options.accumulate:
+        if (batch_idx + 1) % self.config.optim.accumulate:
             return
         step = trainer.global_step
         last = step == task.plan.total_steps
@@ -132,7 +132,7 @@ class BetweenSteps(pl.Callback):
         try:
             if bad:
                 self._report_skipped(trainer)
-            if step % self.options.log_every_steps == 0 or last:
+            if step % self.config.log_every_steps == 0 or last:
                 self._report_training(trainer, task)
             elif self._progress is not None:
                 self._progress.advance(step)
@@ -150,8 +150,8 @@ class BetweenSteps(pl.Callback):
         again from the checkpoint of the last step, with the same outcome.
         """
         task = _task(pl_module)
-        if self.options.precise_bn:
-            self._say_phase("batch norm statistics")
+        if self.config.precise_bn:
+            self._show_phase("batch norm statistics")
             precise_bn.update_statistics(
                 task.model,
                 self._measured_clips(trainer, task),
@@ -168,11 +168,11 @@ class BetweenSteps(pl.Callback):
         pl_module: pl.LightningModule,  # noqa: ARG002
         exception: BaseException,  # noqa: ARG002
     ) -> None:
-        """Give the terminal back."""
+        """Remove the progress bar."""
         self.close()
 
     def close(self) -> None:
-        """Take the progress bar away."""
+        """Remove the progress bar."""
         if self._progress is not None:
             self._progress.stop()
 
@@ -180,21 +180,21 @@ class BetweenSteps(pl.Callback):
         return self.elapsed_seconds + (time.monotonic() - self._clock if self._clock else 0.0)
 
     def _stop_signal(self, trainer: pl.Trainer) -> int:
-        # Lightning's own note: a SIGTERM that came before `on_train_start` took the signal over
-        return self.notes.received or (signal.SIGTERM if trainer.received_sigterm else 0)
+        # Lightning's own flag: a SIGTERM that came before `on_train_start` installed our handler
+        return self.signals.received or (signal.SIGTERM if trainer.received_sigterm else 0)
 
     def _save_is_due(self, trainer: pl.Trainer, step: int) -> int:
-        every = self.options.checkpoint_every_steps
-        by_time = time.monotonic() - self._saved_at >= self.options.checkpoint_every_seconds
+        every = self.config.checkpoint_every_steps
+        by_time = time.monotonic() - self._saved_at >= self.config.checkpoint_every_seconds
         return int((trainer.is_global_zero and by_time) or (every is not None and step % every == 0))
 
     def _save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(self.options.out / LAST)
+        trainer.save_checkpoint(self.out / LAST)
         self._saved_at = time.monotonic()
 
     def _report_skipped(self, trainer: pl.Trainer, problems: list[Problem] | None = None) -> None:
-        """All processes learn of the videos that any of them passed over, so that all stop together if there
-        are too many.
+        """Gather the videos that any process skipped, so that all processes stop together if there are too
+        many.
         """
         training = problems is None
         found = processes.gather(self._pending) if training else list(problems or ())
@@ -205,9 +205,9 @@ class BetweenSteps(pl.Callback):
     def _report_training(self, trainer: pl.Trainer, task: ClassifierTask) -> None:
         step = trainer.global_step
         sums = processes.total(
-            [float(task.loss_sum), float(task.right_sum), float(task.clips_seen)], task.device
+            [float(task.loss_sum), float(task.correct_sum), float(task.clips_seen)], task.device
         )
-        task.loss_sum = task.right_sum = 0.0
+        task.loss_sum = task.correct_sum = 0.0
         task.clips_seen = 0
         now = time.monotonic()
         loss, clips = sums[0] / sums[2], sums[2]
@@ -234,7 +234,7 @@ class BetweenSteps(pl.Callback):
         data = _data(trainer)
         if not data.has_val:
             return
-        self._say_phase("validation")
+        self._show_phase("validation")
         started = time.monotonic()
         metrics, problems = validate(
             task.model,
@@ -243,7 +243,7 @@ class BetweenSteps(pl.Callback):
             task.prepare,
             context=trainer.precision_plugin.forward_context,
             # several processes would have to agree in the middle of it: there it is gone through to its end
-            should_stop=lambda: self._stop_signal(trainer) != 0 and not processes.several(),
+            should_stop=lambda: self._stop_signal(trainer) != 0 and not processes.is_distributed(),
         )
         self._reported_at += time.monotonic() - started  # clips per second are those of training
         self._validated_step = trainer.global_step
@@ -265,8 +265,8 @@ class BetweenSteps(pl.Callback):
         alone.
         """
         data = _data(trainer)
-        one_pass = math.ceil(data.num_videos / self.options.batch_size)
-        for batch in data.batches(task.plan.total_steps, min(self.options.precise_bn, one_pass)):
+        one_pass = math.ceil(data.num_videos / self.config.optim.batch_size)
+        for batch in data.batches(task.plan.total_steps, min(self.config.precise_bn, one_pass)):
             stop, bad = processes.maximum(
                 [self._stop_signal(trainer), len(self.skipped.unseen(batch.skipped))], task.device
             )
@@ -284,7 +284,7 @@ class BetweenSteps(pl.Callback):
         if self._csv is not None:
             self._csv.add(trainer.global_step, values)
 
-    def _say_phase(self, name: str) -> None:
+    def _show_phase(self, name: str) -> None:
         if self._progress is not None:
             self._progress.phase(name)
 

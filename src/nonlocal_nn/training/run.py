@@ -9,6 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from nonlocal_nn.training.config import TrainConfig
+from nonlocal_nn.training.inputs import read_manifests
+from nonlocal_nn.training.run_folder import finished_results
+from nonlocal_nn.training.signals import (
+    StopRequestedError,
+    StopSignals,
+    TrainingInterrupted,
+    requeue_slurm_job,
+)
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
@@ -36,9 +44,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
         TooManyBadVideosError: more than `config.data.max_bad_videos` of the training videos are broken.
         TrainingInterrupted: Ctrl-C or SIGTERM, after saving. A SystemExit with code 128 + signal.
     """
-    from nonlocal_nn.training.run_folder import finished_results
-    from nonlocal_nn.training.signals import SignalNotes, StopRequestedError, TrainingInterrupted
-
     out = Path(config.out)
     first_process = process_rank() == 0
     results = finished_results(config)
@@ -47,16 +52,16 @@ def train(config: TrainConfig) -> dict[str, Any]:
             sys.stderr.write(f"the run in {out} is finished; nothing to do\n")
         return results
 
-    from nonlocal_nn.training.manifests import read_manifests
-
     manifests = read_manifests(config.data)  # the most likely mistakes first, before Lightning loads
-    with SignalNotes() as notes:
+    with StopSignals() as signals:
         try:
             from nonlocal_nn.training.engine import run_training
 
-            return run_training(config, manifests, notes, first_process=first_process)
+            return run_training(config, manifests, signals, first_process=first_process)
         except StopRequestedError as stop:
             number = stop.signal_number
+            if first_process and number == signal.SIGUSR1:
+                requeue_slurm_job()
         except KeyboardInterrupt:
             number = int(signal.SIGINT)
     if first_process:

@@ -1,4 +1,4 @@
-"""The run folder: what is in it, and whether a run may start, go on, or is finished.
+"""The run folder: what is in it, whether a run may start, go on, or is finished, and its lock.
 
 config.yaml          the whole configuration: `nonlocal train --config config.yaml` is this run again
 metrics.csv          loss, accuracy, learning rate by step; tensorboard/ has the same
@@ -6,24 +6,62 @@ checkpoints/last.ckpt    what --resume goes on from
 skipped.csv          videos that could not be used, with reasons
 model.safetensors    the finished model
 results.json         its figures; written last, so a folder that has it is finished
+.lock                held by the process that trains
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from nonlocal_nn._files import write_whole
 from nonlocal_nn.training.config import TrainConfig, differences, load_config, save_config
-from nonlocal_nn.training.run_lock import LOCK
 
 LAST = Path("checkpoints") / "last.ckpt"
 CONFIG = "config.yaml"
-MODEL = "model.safetensors"
+METRICS = "metrics.csv"
 RESULTS = "results.json"
 SKIPPED = "skipped.csv"
+LOCK = ".lock"
+
+
+class RunInUseError(ValueError):
+    """Another process is training in this run folder."""
+
+
+def lock_run_folder(out: Path) -> AbstractContextManager[object]:
+    """Lock the folder, made where missing: two processes in it would overwrite each other's checkpoints.
+
+    >>> import tempfile
+    >>> out = Path(tempfile.mkdtemp()) / "run"
+    >>> with lock_run_folder(out):
+    ...     sorted(path.name for path in out.iterdir())
+    ['.lock']
+
+    The lock is held from the call to the end of the `with` block, or of the process, whatever ends it. Forked
+    decoding workers do not share it (since filelock 4): those that outlive a killed run for a moment do not
+    keep it from being resumed.
+
+    Raises:
+        RunInUseError: another process holds the lock.
+        FileExistsError: `out` is a file.
+    """
+    from filelock import FileLock, Timeout
+
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file; out must name a folder to make")
+    out.mkdir(parents=True, exist_ok=True)
+    # A soft lock, for file systems without locks, would outlive a process that is killed.
+    lock = FileLock(out / LOCK, fallback_to_soft=False)
+    try:
+        return lock.acquire(blocking=False)
+    except Timeout:
+        raise RunInUseError(
+            f"another process is training in {out}; wait for it, stop it, or choose another out folder"
+        ) from None
 
 
 def finished_results(config: TrainConfig) -> dict[str, Any] | None:
@@ -64,7 +102,7 @@ def open_run(config: TrainConfig, *, first_process: bool = True) -> bool:
         return (out / LAST).exists()
     if first_process:
         if _contents(out):
-            _make_way(config, out)
+            _clear_folder(config, out)
         _store(config, out)
     return False
 
@@ -74,7 +112,7 @@ def _contents(out: Path) -> list[Path]:
     return [path for path in out.iterdir() if path.name != LOCK] if out.is_dir() else []
 
 
-def _make_way(config: TrainConfig, out: Path) -> None:
+def _clear_folder(config: TrainConfig, out: Path) -> None:
     is_run = (out / CONFIG).exists()
     if config.overwrite:
         if not is_run:

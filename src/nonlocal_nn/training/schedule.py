@@ -10,25 +10,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 from nonlocal_nn.training.config import ScheduleConfig
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A schedule counted in optimizer steps (all fields but the shares `factor`, `final` and
-    `warmup_start`).
+    """A schedule with its lengths counted in optimizer steps.
+
+    Attributes:
+        schedule: as configured, in its own unit.
+        total_steps, milestones, warmup_steps: in optimizer steps.
+        steps_per_epoch: rarely a whole number.
     """
 
+    schedule: ScheduleConfig
     total_steps: int
     steps_per_epoch: float
-    kind: Literal["steps", "cosine"]
     milestones: tuple[float, ...]
-    factor: float
-    final: float
     warmup_steps: float
-    warmup_start: float
 
 
 def make_plan(schedule: ScheduleConfig, videos: int, batch_size: int) -> Plan:
@@ -66,15 +66,12 @@ def make_plan(schedule: ScheduleConfig, videos: int, batch_size: int) -> Plan:
         if not 0 <= share <= 1:
             raise ValueError(f"schedule.{name} is {share:g}; it is a share of the rate, 0 to 1")
     return Plan(
+        schedule,
         # the tolerance: 3 epochs of 8 / 3 batches each are 8 steps, whatever the rounding of the product
         total_steps=math.ceil(length * steps_per_unit - 1e-6),
         steps_per_epoch=steps_per_epoch,
-        kind=schedule.kind,
         milestones=tuple(m * steps_per_unit for m in milestones),
-        factor=schedule.factor,
-        final=schedule.final,
         warmup_steps=schedule.warmup * steps_per_unit,
-        warmup_start=schedule.warmup_start,
     )
 
 
@@ -85,13 +82,14 @@ def lr_at(step: int, lr: float, plan: Plan) -> float:
     >>> [round(lr_at(step, 1.0, plan), 3) for step in (0, 2, 5, 10)]
     [0.0, 0.452, 0.5, 0.0]
     """
-    if plan.kind == "steps":
-        rate = lr * plan.factor ** sum(step >= milestone - 1e-6 for milestone in plan.milestones)
+    schedule = plan.schedule
+    if schedule.kind == "steps":
+        rate = lr * schedule.factor ** sum(step >= milestone - 1e-6 for milestone in plan.milestones)
     else:
         done = min(step / plan.total_steps, 1.0)
-        rate = lr * (plan.final + (1 - plan.final) * 0.5 * (1 + math.cos(math.pi * done)))
+        rate = lr * (schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * done)))
     if step < plan.warmup_steps:
-        rate *= plan.warmup_start + (1 - plan.warmup_start) * step / plan.warmup_steps
+        rate *= schedule.warmup_start + (1 - schedule.warmup_start) * step / plan.warmup_steps
     return rate
 
 

@@ -1,7 +1,7 @@
-"""Ctrl-C, SIGTERM and SLURM's warning signal: noted when they come, acted upon between two steps.
+"""Ctrl-C, SIGTERM and SLURM's warning signal: recorded when they come, acted upon between two steps.
 
-A handler may run in the middle of an optimizer step, where no state is worth saving; so it only takes a note.
-A second Ctrl-C does not wait.
+A handler may run in the middle of an optimizer step, where the state is not consistent; so it only records
+the signal. A second Ctrl-C does not wait.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class StopRequestedError(Exception):
         self.signal_number = signal_number
 
 
-class SignalNotes:
-    """Notes the signals that ask training to stop.
+class StopSignals:
+    """Handlers that record the first signal that asks training to stop.
 
-    >>> with SignalNotes() as notes:
+    >>> with StopSignals() as signals:
     ...     signal.raise_signal(signal.SIGTERM)
-    ...     notes.received == signal.SIGTERM
+    ...     signals.received == signal.SIGTERM
     True
     """
 
@@ -51,7 +51,7 @@ class SignalNotes:
         self.received = 0
         self._before: dict[int, Handler] = {}
 
-    def __enter__(self) -> SignalNotes:
+    def __enter__(self) -> StopSignals:
         self.install()
         return self
 
@@ -61,20 +61,18 @@ class SignalNotes:
         self._before = {}
 
     def install(self) -> None:
-        """Take the signals over (again: Lightning sets its own handlers, which act at once, when it
-        starts).
-        """
+        """Set the handlers (again: Lightning sets its own, which act at once, when it starts)."""
         numbers = [signal.SIGINT, signal.SIGTERM]
         if os.environ.get("SLURM_JOB_ID"):
             numbers.append(signal.SIGUSR1)  # sbatch --signal=USR1@90
         try:
             for number in numbers:
-                before = signal.signal(number, self._note)
+                before = signal.signal(number, self._record)
                 self._before.setdefault(number, before)
         except ValueError:  # not the main thread: signals go elsewhere
             return
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
+    def _record(self, number: int, _frame: FrameType | None) -> None:
         if self.received == signal.SIGINT == number:
             raise KeyboardInterrupt
         if not self.received:
@@ -83,8 +81,8 @@ class SignalNotes:
                 sys.stderr.write("\nStopping after this step (Ctrl-C again: at once, without saving).\n")
 
 
-def outlive_signals(_worker: int) -> None:
-    """Let the training process decide when its loader's workers (this is their start-up function) end.
+def ignore_stop_signals(_worker: int) -> None:
+    """Let the training process decide when its loader's workers end; for `DataLoader(worker_init_fn=...)`.
 
     Ctrl-C in a terminal, and often SIGTERM, reach them too, and their death would be an error in the middle
     of a step. A worker that is told to end stays for a last few seconds, in which the training process stops

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.data.dataset import ClipBatch
-from nonlocal_nn.data.transforms import MEAN, STD, normalize
-from nonlocal_nn.training.batches import as_targets
-from nonlocal_nn.training.config import OptimConfig
-from nonlocal_nn.training.loss import LossName, make_loss
-from nonlocal_nn.training.optimizer import make_optimizer
+from nonlocal_nn.data.defaults import MEAN, STD
+from nonlocal_nn.data.transforms import normalize
+from nonlocal_nn.training.config import LossName, OptimConfig
+from nonlocal_nn.training.optim import as_targets, make_loss, make_optimizer
 from nonlocal_nn.training.schedule import Plan, lr_at
 
 
@@ -21,7 +20,9 @@ class ClassifierTask(pl.LightningModule):
     """Loss, optimizer and learning rate around a model; every step depends on the checkpoint and its number
     alone.
 
-    >>> plan = Plan(10, 5.0, "steps", (), 0.1, 0.0, 0.0, 0.1)
+    >>> from nonlocal_nn.training.config import ScheduleConfig
+    >>> from nonlocal_nn.training.schedule import make_plan
+    >>> plan = make_plan(ScheduleConfig(iterations=10), videos=50, batch_size=10)
     >>> task = ClassifierTask(nn.Flatten(), OptimConfig(), plan, "cross_entropy", seed=0)
     >>> task(torch.zeros(2, 4)).shape
     torch.Size([2, 4])
@@ -55,7 +56,7 @@ class ClassifierTask(pl.LightningModule):
         self.mean, self.std = mean, std
         # since the last report; on the device, so that no step waits for them
         self.loss_sum: Tensor | float = 0.0
-        self.right_sum: Tensor | float = 0.0
+        self.correct_sum: Tensor | float = 0.0
         self.clips_seen = 0
 
     def forward(self, clips: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
@@ -103,7 +104,7 @@ class ClassifierTask(pl.LightningModule):
             self.clips_seen += count
             self.loss_sum = self.loss_sum + loss.detach() * count
             if self.loss_name == "cross_entropy":
-                self.right_sum = self.right_sum + (logits.argmax(1) == targets).sum()
+                self.correct_sum = self.correct_sum + (logits.argmax(1) == targets).sum()
         return loss
 
 

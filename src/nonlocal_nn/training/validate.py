@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from nonlocal_nn.data.dataset import Skipped, ViewSample
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.evaluation.metrics import mean_average_precision, topk_accuracy
-from nonlocal_nn.training.batches import CentreClips, as_targets
-from nonlocal_nn.training.loss import LossName, make_loss
+from nonlocal_nn.training.config import LossName
+from nonlocal_nn.training.optim import as_targets, make_loss
 from nonlocal_nn.training.processes import gather
 
 
+class CentreClips(NamedTuple):
+    """Validation: one view (batch, 3, frames, height, width), uint8, of each video that could be read, and
+    the others.
+    """
+
+    video: Tensor | None
+    labels: Tensor | None
+    skipped: tuple[Problem, ...]
+
+
+def collate_centre_clips(items: Sequence[ViewSample | Skipped]) -> CentreClips:
+    """Stack videos of one view each; both tensors are None where none could be read."""
+    samples = [item for item in items if isinstance(item, ViewSample)]
+    skipped = tuple(item.problem for item in items if isinstance(item, Skipped))
+    if not samples:
+        return CentreClips(None, None, skipped)
+    return CentreClips(
+        torch.cat([sample.views for sample in samples]),
+        torch.stack([sample.labels for sample in samples]),
+        skipped,
+    )
+
+
 class ValidationStoppedError(Exception):
-    """Validation was given up half-way because training is to stop."""
+    """Validation was interrupted because training is to stop."""
 
 
 @torch.no_grad()

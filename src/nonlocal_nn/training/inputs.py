@@ -1,0 +1,110 @@
+"""The videos of a run and the shape of its clips, as the config says.
+
+No torch here, so that a wrong path is reported at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from nonlocal_nn.data.defaults import jitter_range
+from nonlocal_nn.data.manifest import read_classes, read_manifest
+from nonlocal_nn.data.records import Manifest
+from nonlocal_nn.models.spec import VideoResNetSpec
+from nonlocal_nn.training.config import DataConfig, LossName
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """Training videos and, where given, validation videos of the same classes."""
+
+    train: Manifest
+    val: Manifest | None
+
+
+def read_manifests(data: DataConfig) -> Manifests:
+    """Read the lists of videos that the config names.
+
+    Raises:
+        ValueError: fewer than two classes, or validation videos with other classes than the training videos.
+    """
+    classes = None if data.classes is None else read_classes(data.classes)
+    train = read_manifest(data.train, kind=data.kind, root=data.root, classes=classes, where=data.train_where)
+    if train.num_classes < 2:
+        raise ValueError(
+            f"{data.train} has {train.num_classes} class ({', '.join(train.classes)}); "
+            "to tell classes apart takes two"
+        )
+    if data.val is None:
+        if data.val_where is not None:
+            raise ValueError("data.val_where chooses rows of data.val, which is not given")
+        return Manifests(train, None)
+    # By name, so that a class the validation videos lack does not shift the labels of the others.
+    val = read_manifest(data.val, kind=data.kind, root=data.root, classes=train.classes, where=data.val_where)
+    if val.multi_label != train.multi_label:
+        several, one = (data.train, data.val) if train.multi_label else (data.val, data.train)
+        raise ValueError(f"{several} has several labels a video, {one} has one: they are different tasks")
+    return Manifests(train, val)
+
+
+def fingerprint_of(manifest: Manifest) -> str:
+    """A hash of the names and labels of the videos, in order, wherever they lie.
+
+    >>> here, there = (Manifest.of_paths([f"{folder}/a.mp4"], [0], ["run"]) for folder in ("here", "there"))
+    >>> fingerprint_of(here) == fingerprint_of(there)
+    True
+    """
+    digest = hashlib.sha256(repr(manifest.classes).encode())
+    for record in manifest.records:
+        row = (Path(record.path).name, record.labels, record.start_seconds, record.end_seconds)
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """The clips of a run, with every default of the config worked out."""
+
+    frames: int
+    stride: int
+    crop: int
+    jitter: tuple[int, int]
+    test_short_side: int
+
+
+def clip_shape(data: DataConfig, spec: VideoResNetSpec) -> ClipShape:
+    """Clip length and sizes: the config's, or those the model is made for, in the paper's proportions.
+
+    >>> from nonlocal_nn.models.catalog import get_spec
+    >>> clip_shape(DataConfig(train="videos"), get_spec("c2d_r50"))
+    ClipShape(frames=32, stride=2, crop=224, jitter=(256, 320), test_short_side=256)
+    """
+    crop = spec.crop if data.crop is None else data.crop
+    jitter = jitter_range(crop) if data.jitter is None else data.jitter
+    return ClipShape(
+        frames=spec.frames if data.clip_frames is None else data.clip_frames,
+        stride=data.frame_stride,
+        crop=crop,
+        jitter=jitter,
+        test_short_side=jitter[0],  # a test sees a scale that training saw: its smallest, 256 in the paper
+    )
+
+
+def describe_input(data: DataConfig, shape: ClipShape, loss_name: LossName) -> dict[str, str]:
+    """What the finished model's file says of its input, for those who test it or predict with it.
+
+    >>> shape = ClipShape(frames=8, stride=2, crop=48, jitter=(55, 69), test_short_side=55)
+    >>> describe_input(DataConfig(train="videos"), shape, "cross_entropy")["frame_stride"]
+    '2'
+    """
+    return {
+        "clip_frames": str(shape.frames),
+        "frame_stride": str(shape.stride),
+        "crop": str(shape.crop),
+        "short_side": str(shape.test_short_side),
+        "mean": str(data.mean),
+        "std": str(data.std),
+        "multi_label": str(loss_name == "sigmoid").lower(),
+    }

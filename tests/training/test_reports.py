@@ -1,0 +1,47 @@
+"""The files that a run writes while it trains: metrics.csv and skipped.csv."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from nonlocal_nn.data.errors import Problem
+from nonlocal_nn.training.reports import MetricsCsv
+from nonlocal_nn.training.skipped import SkippedVideos, TooManyBadVideosError
+
+
+def test_skipped_videos_are_listed_once_and_bounded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "skipped.csv"
+    skipped = SkippedVideos(path, videos=20, allowed_share=0.1)
+    skipped.add([Problem("b.mp4", 'odd, "quoted"'), Problem("b.mp4", "again")], warn=True)
+    skipped.add([Problem("val.mp4", "x"), Problem("val2.mp4", "x")], warn=True, training=False)
+    skipped.add([Problem("a.mp4", "empty")], warn=True)
+    assert capsys.readouterr().err.count("skipped b.mp4") == 1
+    with path.open(newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == ["a.mp4", "b.mp4", "val.mp4", "val2.mp4"]
+    resumed = SkippedVideos(path, videos=20, allowed_share=0.1)
+    resumed.load(skipped.state())
+    with pytest.raises(TooManyBadVideosError, match=r"3 of 20 training videos \(15.0%\)"):
+        resumed.add([Problem("c.mp4", "no video stream")], warn=False)
+    assert "c.mp4" in path.read_text()
+
+
+def test_metrics_go_on_where_the_checkpoint_stands(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    log = MetricsCsv(path, from_step=0)
+    for step in (2, 4, 6):
+        log.add(step, {"train_loss": float(step)})
+    resumed = MetricsCsv(path, from_step=4)
+    resumed.add(6, {"train_loss": 6.0})
+    resumed.add(6, {"val_top1": 50.0})
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["train_loss"], row["val_top1"]) for row in rows] == [
+        ("2", "2", ""),
+        ("4", "4", ""),
+        ("6", "6", "50"),
+    ]
