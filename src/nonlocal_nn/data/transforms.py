@@ -18,12 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from nonlocal_nn.data.decode import Clip
+from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.sampling import CropBox, crop_offsets, random_crop, resized_size
 
 __all__ = ["MEAN", "STD", "TrainTransform", "ViewTransform", "normalize"]
-
-MEAN = 114.75  # of RGB in 0 .. 255: the authors' released code
-STD = 57.375
 
 
 def normalize(

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nonlocal_nn.data.transforms import MEAN, STD
+from nonlocal_nn.data.defaults import MEAN, STD
 
 
 def pictures_of(clip: Tensor) -> NDArray[np.uint8]:
