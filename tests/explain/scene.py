@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nonlocal_nn.explain.geometry import GridGeometry
+from nonlocal_nn.explain.capture.geometry import GridGeometry
 
 Floats = NDArray[np.float64]
 

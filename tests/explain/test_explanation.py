@@ -14,7 +14,7 @@ import nonlocal_nn as nl
 
 
 def test_the_name_is_a_function_and_a_package_in_whatever_order_it_is_used():
-    package = "import nonlocal_nn.explain.geometry"
+    package = "import nonlocal_nn.explain.capture.geometry"
     for lines in ((package, "nl.explain"), ("nl.explain", package), ("from nonlocal_nn import explain",)):
         code = "\n".join(("import nonlocal_nn as nl", *lines, "print(callable(nl.explain))"))
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

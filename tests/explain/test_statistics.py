@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from nonlocal_nn import NonLocalBlock
-from nonlocal_nn.explain.affinity import capture
-from nonlocal_nn.explain.geometry import GridGeometry
+from nonlocal_nn.explain.capture.affinity import capture
+from nonlocal_nn.explain.capture.geometry import GridGeometry
 from nonlocal_nn.explain.statistics import (
     BlockMeasures,
     Measures,

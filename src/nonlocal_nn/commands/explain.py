@@ -11,15 +11,15 @@ from nonlocal_nn.commands.predict import find
 from nonlocal_nn.commands.trained import Trained, load_trained
 from nonlocal_nn.data.errors import Problem, VideoError
 from nonlocal_nn.data.transforms import ViewTransform
-from nonlocal_nn.explain import figure
-from nonlocal_nn.explain.affinity import Capture, capture
-from nonlocal_nn.explain.captions import choose_block
+from nonlocal_nn.explain.capture.affinity import Capture, capture
+from nonlocal_nn.explain.clip import ClipCut, read_view
 from nonlocal_nn.explain.config import ExplainConfig
+from nonlocal_nn.explain.draw import figure
+from nonlocal_nn.explain.draw.captions import choose_block
 from nonlocal_nn.explain.explanation import Explanation, check_suffix
 from nonlocal_nn.explain.queries import parse_query
 from nonlocal_nn.explain.statistics import BlockMeasures, average, measure_blocks, write_csv
 from nonlocal_nn.explain.statistics_plot import plot
-from nonlocal_nn.explain.view import ClipCut, read_view
 
 Tick = Callable[[int, int], None]
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.explain import animation, figure
-from nonlocal_nn.explain.affinity import Capture, capture
-from nonlocal_nn.explain.captions import choose_block
-from nonlocal_nn.explain.drawing import style
-from nonlocal_nn.explain.figure import Show
+from nonlocal_nn.explain.capture.affinity import Capture, capture
+from nonlocal_nn.explain.draw import animation, figure
+from nonlocal_nn.explain.draw.captions import choose_block
+from nonlocal_nn.explain.draw.figure import Show
+from nonlocal_nn.explain.draw.overlay import style
 from nonlocal_nn.explain.queries import QueryLike, find_queries
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Explanation:
         arrows: int | None = None,
         show: Show | None = None,
     ) -> Figure:
-        """The figure, as matplotlib has them; options as for `nonlocal_nn.explain.figure.draw`."""
+        """The figure, as matplotlib has them; options as for `nonlocal_nn.explain.draw.figure.draw`."""
         return figure.draw(
             self.captured,
             self.block if block is None else block,
@@ -148,7 +148,7 @@ def explain(
         model: any network with non-local blocks: ours, or one that had blocks inserted.
         clip: what the model takes, with or without a batch axis of one: (3, frames, height, width), an image
             (3, height, width), ...
-        block, query, arrows, show: what is drawn, see `nonlocal_nn.explain.figure.draw`.
+        block, query, arrows, show: what is drawn, see `nonlocal_nn.explain.draw.figure.draw`.
         pictures: the frames that the clip was made from, uint8 (frames, height, width, 3); None: made of the
             clip.
         frame_seconds: when each frame is shown.

@@ -1,7 +1,7 @@
 """What one query looks at, in the terms of a picture: the keys with the largest weights, and maps of all.
 
 >>> import numpy as np
->>> from nonlocal_nn.explain.geometry import GridGeometry
+>>> from nonlocal_nn.explain.capture.geometry import GridGeometry
 >>> keys = GridGeometry((1, 2, 2), (0, 1.5, 1.5), (1, 4, 4))
 >>> [(link.row, link.column, link.weight) for link in largest(np.array([0.125, 0.5, 0, 0.25]), keys, 2)]
 [(1.5, 5.5, 0.5), (5.5, 5.5, 0.25)]
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nonlocal_nn.explain.geometry import GridGeometry
+from nonlocal_nn.explain.capture.geometry import GridGeometry
 
 Floats = NDArray[np.floating]
 

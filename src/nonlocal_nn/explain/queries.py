@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nonlocal_nn.explain.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
 
 WAYS = 'a pixel and frame ("FRAME,ROW,COLUMN"), "centre", "strongest" or "grid" ("grid:2x3" for 2 rows of 3)'
 _GRID = re.compile(r"grid(?::([1-9]\d?)x([1-9]\d?))?")

@@ -1,7 +1,7 @@
 """How blocks look, over many clips: how far in space and time, how widely, how much beyond the own frame.
 
 >>> import numpy as np
->>> from nonlocal_nn.explain.geometry import GridGeometry
+>>> from nonlocal_nn.explain.capture.geometry import GridGeometry
 >>> grid = GridGeometry((2, 1, 2), (0, 0, 0), (1, 1, 8))
 >>> row = np.array([[0.5, 0, 0, 0.5]])  # half at itself, half one frame later and 8 pixels to the right
 >>> measure(row, np.array([0]), grid, grid)
@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
-from nonlocal_nn.explain.affinity import BlockAffinity, Capture
-from nonlocal_nn.explain.geometry import GridGeometry
+from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.capture.geometry import GridGeometry
 
 _ROWS_AT_ONCE = 64  # so that memory stays in proportion to the keys
 

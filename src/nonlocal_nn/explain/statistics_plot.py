@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nonlocal_nn.explain.drawing import NEGATIVE, POSITIVE, QUIET, style
+from nonlocal_nn.explain.draw.overlay import NEGATIVE, POSITIVE, QUIET, style
 from nonlocal_nn.explain.statistics import BlockMeasures, average
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from nonlocal_nn.explain.axis_rules import RULES, Axes, Call, carried, joined, plain
-from nonlocal_nn.explain.geometry import Axis
+from nonlocal_nn.explain.capture.axis_rules import RULES, Axes, Call, carried, joined, plain
+from nonlocal_nn.explain.capture.geometry import Axis
 
 # Functions after which no dimension is what it was. "__get__" reads attributes, such as x.mT.
 _MIXES = {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nonlocal_nn.explain.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
 from nonlocal_nn.explain.links import Link
 
 _PAIRWISE = {
@@ -48,7 +48,7 @@ def title_line(captured: Capture) -> str:
 def block_line(block: BlockAffinity) -> str:
     """The block in one line.
 
-    >>> from nonlocal_nn.explain.geometry import GridGeometry
+    >>> from nonlocal_nn.explain.capture.geometry import GridGeometry
     >>> grid, none = GridGeometry((4, 7, 7)), np.zeros(196, np.float32)
     >>> keys = grid.pooled((4, 3, 3))
     >>> block_line(BlockAffinity("res4", "gaussian", "space", 1, grid, keys, True, len, none))

@@ -26,10 +26,10 @@ import numpy.typing as npt
 
 import nonlocal_nn
 from nonlocal_nn._files import write_whole
-from nonlocal_nn.explain.explorer_pack import PackedBlock, pack_blocks
+from nonlocal_nn.explain.explorer.pack import PackedBlock, pack_blocks
 
 if TYPE_CHECKING:
-    from nonlocal_nn.explain.affinity import Capture
+    from nonlocal_nn.explain.capture.affinity import Capture
 
 _SCRIPTS = (
     "data.js",
@@ -37,7 +37,7 @@ _SCRIPTS = (
     "panels.js",
     "main.js",
     "picture.js",
-    "hands.js",
+    "input.js",
 )  # parts of one, in this order
 _LOSSLESS_PIXELS = 400_000  # a clip of so few pixels in all is kept as PNG
 # From the best to the smallest: the longer side in pixels, and JPEG's quality.
@@ -50,7 +50,7 @@ def write_explorer(
     """Write the page; it holds the rows of all query positions of all captured blocks.
 
     >>> import tempfile, torch, nonlocal_nn as nl
-    >>> from nonlocal_nn.explain.affinity import capture
+    >>> from nonlocal_nn.explain.capture.affinity import capture
     >>> model = nl.create_model("c2d_tiny_nl2", num_classes=6).eval()
     >>> captured = capture(model, torch.randn(1, 3, 8, 48, 48), title="noise")
     >>> page = write_explorer(captured, Path(tempfile.mkdtemp()) / "page.html")
@@ -144,7 +144,7 @@ def encode_frames(frames: npt.NDArray[np.uint8], max_bytes: int) -> list[str]:
 
 def _page(about: dict[str, Any], packed: list[PackedBlock]) -> bytes:
     """The whole file. Everything from outside goes in as HTML text or as JSON without a single `<`."""
-    parts = importlib.resources.files("nonlocal_nn.explain") / "page"
+    parts = importlib.resources.files("nonlocal_nn.explain.explorer") / "page"
     style = _read(parts / "page.css")
     script = "\n".join(_read(parts / name) for name in _SCRIPTS)
     blocks: list[dict[str, Any]] = []

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nonlocal_nn.explain import explorer
+from nonlocal_nn.explain.explorer import write as explorer
 from nonlocal_nn.explain.explorer import write_explorer
-from nonlocal_nn.explain.explorer_data import Plan, encode, quantise, restore, shares, space_bin_pixels
-from nonlocal_nn.explain.explorer_pack import LADDER, pack_blocks
-from tests.explain.page_reader import PageReader, policy
+from nonlocal_nn.explain.explorer.encode import Plan, encode, quantise, restore, shares, space_bin_pixels
+from nonlocal_nn.explain.explorer.pack import LADDER, pack_blocks
+from tests.explain.explorer.page_reader import PageReader, policy
 from tests.explain.scene import FakeBlock, FakeCapture, capture_of_film, film, grids
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"'\u2028<!--"

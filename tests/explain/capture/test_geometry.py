@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nonlocal_nn.explain.geometry import Axis, GridGeometry
+from nonlocal_nn.explain.capture.geometry import Axis, GridGeometry
 
 numbers = st.floats(-20, 20, allow_subnormal=False)
 steps = st.floats(0.25, 32)

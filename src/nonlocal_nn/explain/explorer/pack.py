@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nonlocal_nn.explain.explorer_data import (
+from nonlocal_nn.explain.explorer.encode import (
     LEADER_PLAN,
     Deflater,
     Integers,
@@ -26,8 +26,8 @@ from nonlocal_nn.explain.explorer_data import (
 )
 
 if TYPE_CHECKING:
-    from nonlocal_nn.explain.affinity import BlockAffinity
-    from nonlocal_nn.explain.geometry import GridGeometry
+    from nonlocal_nn.explain.capture.affinity import BlockAffinity
+    from nonlocal_nn.explain.capture.geometry import GridGeometry
 
 # From the best to the smallest.
 LADDER = (
@@ -200,7 +200,7 @@ def pack_blocks(
 def stored_queries(queries: GridGeometry, stride: int) -> tuple[Integers, dict[str, Any]]:
     """The flat positions that are stored, and the grid that they make.
 
-    >>> from nonlocal_nn.explain.geometry import GridGeometry
+    >>> from nonlocal_nn.explain.capture.geometry import GridGeometry
     >>> positions, grid = stored_queries(GridGeometry((1, 4, 5), (0, 3, 3), (1, 8, 8), (1, 8, 8)), 2)
     >>> positions.tolist(), grid["shape"], grid["step"]
     ([0, 2, 4, 10, 12, 14], [1, 2, 3], [1, 16, 16])
@@ -220,7 +220,7 @@ def _stored_count(queries: GridGeometry, stride: int) -> int:
 def stored_text(plan: Plan, keys: GridGeometry) -> str:
     """What the page says about its own exactness.
 
-    >>> from nonlocal_nn.explain.geometry import GridGeometry
+    >>> from nonlocal_nn.explain.capture.geometry import GridGeometry
     >>> stored_text(Plan(255), GridGeometry((1, 4, 4), (0, 0, 0), (1, 8, 8), (1, 8, 8)))[:79]
     "Every weight is stored, each to within 0.4 % of the range of its row's weights."
     """

@@ -1,4 +1,4 @@
-"""Rows of f / C as few bytes: what `explorer_pack.py` stores of a block, and how large its error can be.
+"""Rows of f / C as few bytes: what `pack.py` stores of a block, and how large its error can be.
 
 >>> rows = np.array([[0.0, 0.1, 0.4, 0.5]], dtype=np.float32)
 >>> plan = Plan(levels=255)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from nonlocal_nn.data.decode import VideoReader
-from nonlocal_nn.explain.affinity import BlockAffinity, Capture
-from nonlocal_nn.explain.animation import save_animation
-from nonlocal_nn.explain.captions import weight_text
-from nonlocal_nn.explain.drawing import NEGATIVE, POSITIVE
+from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.capture.geometry import GridGeometry
+from nonlocal_nn.explain.draw.animation import save_animation
+from nonlocal_nn.explain.draw.captions import weight_text
+from nonlocal_nn.explain.draw.figure import chosen_frames, draw, save
+from nonlocal_nn.explain.draw.overlay import NEGATIVE, POSITIVE
 from nonlocal_nn.explain.explanation import Explanation
-from nonlocal_nn.explain.figure import chosen_frames, draw, save
-from nonlocal_nn.explain.geometry import GridGeometry
 from nonlocal_nn.explain.links import heat, largest, weight_by_frame
 
 pytest.importorskip("matplotlib")

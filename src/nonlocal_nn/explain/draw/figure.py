@@ -1,7 +1,7 @@
 """The paper's Fig. 3: frames in a row, one position marked, arrows to the positions it looks at most.
 
 >>> import tempfile, torch
->>> from nonlocal_nn.explain.affinity import capture
+>>> from nonlocal_nn.explain.capture.affinity import capture
 >>> from nonlocal_nn.models.catalog import create_model
 >>> captured = capture(create_model("c2d_tiny_nl2"), torch.randn(1, 3, 8, 48, 48))
 >>> figure = draw(captured, query=(0, 24, 24), frames=4)
@@ -23,9 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
-from nonlocal_nn.explain.affinity import BlockAffinity, Capture
-from nonlocal_nn.explain.captions import block_line, choose_block, short, title_line, weight_note, weight_text
-from nonlocal_nn.explain.drawing import (
+from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.draw.captions import (
+    block_line,
+    choose_block,
+    short,
+    title_line,
+    weight_note,
+    weight_text,
+)
+from nonlocal_nn.explain.draw.overlay import (
     NEGATIVE,
     POSITIVE,
     QUIET,

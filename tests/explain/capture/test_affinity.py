@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nonlocal_nn import NonLocalBlock, create_model, insert_blocks
 from nonlocal_nn.data.transforms import normalize
-from nonlocal_nn.explain.affinity import capture
+from nonlocal_nn.explain.capture.affinity import capture
 from tests.blocks.plain_block import plain_affinity_and_g, plain_block, randomise
 
 PAIRWISE = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")

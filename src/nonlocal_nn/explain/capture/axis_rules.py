@@ -8,7 +8,7 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from nonlocal_nn.explain.geometry import Axis
+from nonlocal_nn.explain.capture.geometry import Axis
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nonlocal_nn import NonLocalBlock, create_model, insert_blocks
-from nonlocal_nn.explain.affinity import capture
-from nonlocal_nn.explain.geometry import Axis, GridGeometry
-from nonlocal_nn.explain.tracing import AxisTrace
+from nonlocal_nn.explain.capture.affinity import capture
+from nonlocal_nn.explain.capture.geometry import Axis, GridGeometry
+from nonlocal_nn.explain.capture.tracing import AxisTrace
 
 
 def reached(model: nn.Module, name: str, size: tuple[int, ...], pixel: tuple[int, ...]) -> np.ndarray:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
-from nonlocal_nn.explain.affinity import BlockAffinity, Capture
-from nonlocal_nn.explain.captions import block_line, choose_block, short, title_line, weight_note
-from nonlocal_nn.explain.drawing import CENTRE, NEGATIVE, POSITIVE, QUIET, Arrows, overlay, style
-from nonlocal_nn.explain.figure import ARROWS, Show
+from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.draw.captions import block_line, choose_block, short, title_line, weight_note
+from nonlocal_nn.explain.draw.figure import ARROWS, Show
+from nonlocal_nn.explain.draw.overlay import CENTRE, NEGATIVE, POSITIVE, QUIET, Arrows, overlay, style
 from nonlocal_nn.explain.links import heat, largest, weight_by_frame
 from nonlocal_nn.explain.queries import Query, QueryLike, find_queries
 

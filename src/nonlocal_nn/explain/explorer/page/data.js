@@ -149,7 +149,7 @@ class Block {
   }
 }
 
-/** What each code stands for, as a part of its row's range: see quantise() in explorer_data.py. */
+/** What each code stands for, as a part of its row's range: see quantise() in encode.py. */
 function partsOf(steps, signed) {
   return Float32Array.from({ length: signed ? 2 * steps + 1 : steps + 1 }, (_, code) => {
     const root = code / steps - (signed ? 1 : 0);
@@ -157,7 +157,7 @@ function partsOf(steps, signed) {
   });
 }
 
-/** Which of `cells` nearly equal runs each of `size` places belongs to: see cell_starts() in explorer_data.py. */
+/** Which of `cells` nearly equal runs each of `size` places belongs to: see cell_starts() in encode.py. */
 function cellOf(size, cells) {
   const count = Math.min(size, cells);
   const starts = Array.from({ length: count }, (_, i) => Math.floor((i * size) / count));

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.explain.axis_rules import Axes
-from nonlocal_nn.explain.geometry import Axis, GridGeometry
+from nonlocal_nn.explain.capture.axis_rules import Axes
+from nonlocal_nn.explain.capture.geometry import Axis, GridGeometry
+from nonlocal_nn.explain.capture.tracing import AxisTrace
 from nonlocal_nn.explain.pictures import checked_frames, pictures_of
-from nonlocal_nn.explain.tracing import AxisTrace
 
 CLASSES_KEPT = 5
 
