@@ -16,8 +16,7 @@ from nonlocal_nn.explain.explorer import write_explorer
 from tests.browser.conftest import Open
 from tests.browser.explored import Explored
 from tests.explain.explorer.page_reader import PageReader
-from tests.explain.explorer.test_write import HOSTILE, noise_capture, noisy_block
-from tests.explain.scene import FakeBlock, FakeCapture, capture_of_film
+from tests.explain.scene import HOSTILE, FakeBlock, FakeCapture, capture_of_film, noise_capture, noisy_block
 
 
 def test_another_block_is_asked_about_the_same_place(explored: Explored) -> None:

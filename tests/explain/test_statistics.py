@@ -19,10 +19,10 @@ from nonlocal_nn.explain.statistics import (
     average,
     measure,
     measure_blocks,
+    plot,
     seen_keys,
     write_csv,
 )
-from nonlocal_nn.explain.statistics_plot import plot
 from tests.blocks.plain_block import plain_affinity_and_g, randomise
 
 

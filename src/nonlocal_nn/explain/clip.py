@@ -1,4 +1,4 @@
-"""One clip of a video or an image, cut as a network sees it, with the pictures and their times."""
+"""One clip of a video, or an image, cut as a network sees it, with its frames and their times."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ClipCut:
 
 
 @dataclass(frozen=True)
-class ClipView:
+class InputClip:
     """One clip: uint8 (frames, height, width, 3), and when each frame is shown (None for an image)."""
 
     frames: NDArray[np.uint8]
@@ -49,7 +49,7 @@ class ClipView:
         return normalize(torch.from_numpy(self.frames).permute(3, 0, 1, 2)[None], mean, std)
 
 
-def read_view(path: str, cut: ClipCut) -> ClipView:
+def read_clip(path: str, cut: ClipCut) -> InputClip:
     """The clip of one video; an image is shown in every frame of it.
 
     Raises:
@@ -78,10 +78,10 @@ def read_view(path: str, cut: ClipCut) -> ClipView:
                 )
         numbers = clip_indices(first, cut.clip_frames, cut.frame_stride, count)
         clip = reader.read(numbers, prepare=cut.transform.resize)
-    return ClipView(_cropped(clip, cut), tuple(float(second) for second in seconds[numbers]), path)
+    return InputClip(_cropped(clip, cut), tuple(float(second) for second in seconds[numbers]), path)
 
 
-def _still(path: str, cut: ClipCut) -> ClipView:
+def _still(path: str, cut: ClipCut) -> InputClip:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
@@ -93,7 +93,7 @@ def _still(path: str, cut: ClipCut) -> ClipView:
         raise VideoError(path, f"not an image that can be read: {error}") from error
     still = np.zeros(1, np.int64)
     frames = _cropped(Clip(picture[None], still, still.astype(np.float64), path), cut)
-    return ClipView(np.repeat(frames, cut.clip_frames, axis=0), None, path)
+    return InputClip(np.repeat(frames, cut.clip_frames, axis=0), None, path)
 
 
 def _cropped(clip: Clip, cut: ClipCut) -> NDArray[np.uint8]:

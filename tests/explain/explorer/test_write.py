@@ -12,58 +12,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nonlocal_nn.explain.explorer import write as explorer
 from nonlocal_nn.explain.explorer import write_explorer
-from nonlocal_nn.explain.explorer.encode import Plan, encode, quantise, restore, shares, space_bin_pixels
-from nonlocal_nn.explain.explorer.pack import LADDER, pack_blocks
+from nonlocal_nn.explain.explorer.pack import pack_blocks
+from nonlocal_nn.explain.explorer.write import encode_frames
 from tests.explain.explorer.page_reader import PageReader, policy
-from tests.explain.scene import FakeBlock, FakeCapture, capture_of_film, film, grids
+from tests.explain.scene import (
+    HOSTILE,
+    FakeBlock,
+    FakeCapture,
+    all_rows,
+    capture_of_film,
+    noise_capture,
+    noisy_block,
+)
 
-HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"'\u2028<!--"
-
-
-def noisy_block(
-    frames: int, side: int, step: int, pairwise: str = "embedded_gaussian", sharpness: float = 2.0
-) -> FakeBlock:
-    """Affinities without any pattern, which deflate hardly makes smaller."""
-    queries, keys = grids(frames, side, step)
-    generator = np.random.default_rng(0)
-    theta = generator.normal(size=(queries.positions, 4)) * sharpness
-    phi = generator.normal(size=(keys.positions, 4))
-    return FakeBlock(f"{pairwise}{step}", queries, keys, theta, phi, pairwise)
-
-
-def noise_capture(blocks: list[FakeBlock], frames: int, side: int) -> FakeCapture:
-    return FakeCapture(film(frames, side), {f"res{n}": block for n, block in enumerate(blocks)})
-
-
-def all_rows(block: FakeBlock) -> NDArray[np.float32]:
-    return block.rows(np.arange(block.queries.positions))
-
-
-# --- how exact ---
-
-
-@pytest.mark.parametrize("levels", [255, 127, 63, 31])
-@pytest.mark.parametrize("signed", [False, True])
-def test_no_weight_is_off_by_more_than_the_bound(levels: int, signed: bool) -> None:
-    generator = np.random.default_rng(levels)
-    rows = (generator.normal(size=(64, 500)) ** 3).astype(np.float32)
-    if not signed:
-        rows = np.abs(rows)
-    plan = Plan(levels, signed=signed)
-    off = np.abs(restore(*quantise(rows, plan), plan) - rows).max(axis=1)
-    reach = np.abs(rows).max(axis=1) if signed else np.ptp(rows, axis=1)
-    assert (off <= plan.error * reach * 1.0001).all()
-    assert (off >= 0.3 * plan.error * reach).any()  # the bound is no idle one
-
-
-@pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("value", [0.0, 0.25])
-def test_an_even_row_stays_even(signed: bool, value: float) -> None:
-    rows = np.full((2, 9), value, np.float32)
-    plan = Plan(255, signed=signed)
-    assert np.array_equal(restore(*quantise(rows, plan), plan), rows)
+# --- how exact it is ---
 
 
 @pytest.mark.parametrize("pairwise", ["embedded_gaussian", "dot_product", "concatenation"])
@@ -97,91 +60,7 @@ def test_the_leaders_are_those_of_the_row(tmp_path: Path, pairwise: str) -> None
     assert (off <= np.ptp(leaders, axis=1) / 255 * 1.001 + 1e-9).all()
 
 
-@pytest.mark.parametrize("signed", [False, True])
-def test_of_a_row_cut_short_the_sum_of_each_cell_is_kept(signed: bool) -> None:
-    block = noisy_block(2, 96, 8, "dot_product" if signed else "embedded_gaussian")
-    rows = all_rows(block)[:50]
-    plan = Plan(255, top=8, cells=2, signed=signed)
-    arrays = encode(rows, block.keys.shape, plan)
-    rest = rows.copy()
-    order = np.argsort(-np.abs(rows), axis=1)[:, :8]
-    np.put_along_axis(rest, order, 0, axis=1)
-    sums = rest.reshape(50, 2, 2, 3, 2, 3).sum(axis=(3, 5)).reshape(50, -1)
-    kept = restore(arrays["rest_scale"], arrays["rest_codes"], plan)
-    reach = np.abs(sums).max(axis=1) if signed else np.ptp(sums, axis=1)
-    assert (np.abs(kept - sums).max(axis=1) <= plan.error * reach * 1.001 + 1e-7).all()
-    assert np.array_equal(
-        (arrays["gap_low"] + 256 * arrays["gap_high"]).cumsum(axis=1), np.sort(order, axis=1)
-    )
-
-
-def test_shares_add_up_the_weight_by_frame_and_by_distance() -> None:
-    block = noisy_block(3, 48, 8, "dot_product")
-    rows = all_rows(block)[40:50]
-    places = block.queries.centres()[40:50, 1:]
-    centres = block.keys.centres()
-    width = space_bin_pixels(48, 48)
-    parts = shares(
-        rows, block.keys.shape, places.astype(np.float32), centres[:9, 1:].astype(np.float32), width, 9
-    )
-    for row, place, by_frame, by_space in zip(
-        rows, places, parts["frame_shares"], parts["space_shares"], strict=True
-    ):
-        size = np.abs(row) / np.abs(row).sum()
-        for frame in range(3):
-            assert abs(by_frame[frame] / 255 - size[centres[:, 0] == frame].sum()) <= 0.5001 / 255
-        distance = np.hypot(*(centres[:, 1:] - place).T)
-        for number in range(9):
-            inside = (distance >= number * width) & (distance < (number + 1) * width)
-            assert abs(by_space[number] / 255 - size[inside].sum()) <= 0.5001 / 255
-
-
-# --- how large ---
-
-
-def test_a_long_clip_with_five_blocks_stays_under_ten_megabytes(tmp_path: Path) -> None:
-    """32 frames of 224 x 224, the maps of i3d_r50_nl5, and weights that cannot be compressed."""
-    blocks = [noisy_block(32, 224, step) for step in (32, 32, 32)]
-    blocks = [
-        dataclasses.replace(noisy_block(32, 224, 16), name="res3.1"),
-        dataclasses.replace(noisy_block(32, 224, 16), name="res3.3"),
-        *(dataclasses.replace(block, name=f"res4.{n}") for n, block in enumerate(blocks)),
-    ]
-    captured = FakeCapture(film(32), {block.name: block for block in blocks})
-    path = write_explorer(captured, tmp_path / "page.html")
-    assert 4_000_000 < path.stat().st_size <= 10_000_000  # what there is is used
-    page = PageReader(path)
-    assert page.data["frames"] == {"count": 32, "height": 224, "width": 224, "seconds": None}
-    assert [block["name"] for block in page.data["blocks"]] == [block.name for block in blocks]
-    assert (
-        max(max(block.asked) * block.keys.positions for block in blocks) <= 2_000_000
-    )  # rows held at a time
-
-
-@pytest.mark.parametrize("max_bytes", [300_000, 150_000, 100_000])
-def test_a_smaller_page_names_what_it_left_out(tmp_path: Path, max_bytes: int) -> None:
-    block = noisy_block(4, 160, 8, sharpness=3.0)
-    path = write_explorer(noise_capture([block], 4, 160), tmp_path / "page.html", max_bytes=max_bytes)
-    assert path.stat().st_size <= max_bytes
-    stored = PageReader(path).block(block.name)
-    top = stored.about["top"]
-    assert top is not None
-    assert f"The {top} largest weights of each row" in stored.about["stored"]
-    frames, height, width = stored.about["queries"]["shape"]
-    stride = round(stored.about["queries"]["step"][1] / block.queries.step[1])
-    assert (stride > 1) == ("apart" in stored.about["stored"])
-    rows = (
-        all_rows(block)
-        .reshape(*block.queries.shape, -1)[:, ::stride, ::stride]
-        .reshape(frames * height * width, -1)
-    )
-    large = np.argsort(-rows, axis=1)[:, :top]
-    kept = np.take_along_axis(stored.rows, large, axis=1)
-    reach = rows.max(axis=1, keepdims=True)
-    assert (
-        np.abs(kept - np.take_along_axis(rows, large, axis=1)) <= reach / stored.about["steps"] * 1.0001
-    ).all()
-    assert np.allclose(stored.rows.sum(axis=1), 1, atol=0.05)
+# --- how large it gets ---
 
 
 def test_a_limit_that_nothing_fits_is_refused(tmp_path: Path) -> None:
@@ -193,24 +72,9 @@ def test_a_limit_that_nothing_fits_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plans_get_smaller_one_after_the_other() -> None:
-    block = noisy_block(8, 224, 8)
-    sizes = []
-    for plan in LADDER:
-        rows = block.rows(np.arange(0, 200))
-        sizes.append(
-            sum(array.nbytes for array in encode(rows, block.keys.shape, plan).values()) / plan.stride**2
-        )
-    full = [size for size, plan in zip(sizes, LADDER, strict=True) if plan.top is None]
-    cut = [size for size, plan in zip(sizes, LADDER, strict=True) if plan.top is not None]
-    assert len(set(full)) == 1  # fewer levels show only once deflated
-    assert cut == sorted(cut, reverse=True)
-    assert cut[0] < full[0]
-
-
 def test_frames_that_would_fill_the_page_are_made_smaller() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 400, 600, 3), dtype=np.uint8)
-    uris = explorer.encode_frames(noise, 200_000)
+    uris = encode_frames(noise, 200_000)
     assert sum(map(len, uris)) <= 200_000
     assert all(uri.startswith("data:image/jpeg;base64,") for uri in uris)
 
@@ -219,7 +83,7 @@ def test_small_frames_are_kept_as_they_are() -> None:
     from PIL import Image
 
     frames = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), dtype=np.uint8)
-    for frame, uri in zip(frames, explorer.encode_frames(frames, 100_000), strict=True):
+    for frame, uri in zip(frames, encode_frames(frames, 100_000), strict=True):
         picture = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
         assert np.array_equal(np.asarray(picture), frame)
 

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
+from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.explain.capture.axis_rules import Axes
 from nonlocal_nn.explain.capture.geometry import Axis, GridGeometry
 from nonlocal_nn.explain.capture.tracing import AxisTrace
-from nonlocal_nn.explain.pictures import checked_frames, pictures_of
 
 CLASSES_KEPT = 5
 
@@ -144,7 +144,7 @@ def capture(
             f"sequence (1, channels, n), not {tuple(clip.shape)}"
         )
     size = (1, 1, 1, *clip.shape[2:])[-3:]
-    pictures = pictures_of(clip) if frames is None else checked_frames(frames, size)
+    pictures = _pictures_of(clip) if frames is None else _checked_frames(frames, size)
     if frame_seconds is not None and len(frame_seconds) != len(pictures):
         raise ValueError(f"{len(frame_seconds)} frame_seconds for {len(pictures)} frames")
     output, found = _run(model, clip, chosen, size)
@@ -159,6 +159,36 @@ def capture(
         classes=_best_classes(model, output, classes),
         title=title,
     )
+
+
+def _pictures_of(clip: Tensor) -> NDArray[np.uint8]:
+    """A normalised clip as pictures; other values are stretched to the range of a picture."""
+    values = clip.detach()[0].float().cpu()
+    values = values.reshape(values.shape[0], *(1, 1, 1, *values.shape[1:])[-3:])
+    if values.shape[0] != 3:
+        values = values.mean(dim=0, keepdim=True).expand(3, -1, -1, -1)
+    low, high = float(values.min()), float(values.max())
+    normalised = (-MEAN / STD - 0.2, (255 - MEAN) / STD + 0.2)
+    if low >= 0 and high <= 1:
+        values = values * 255
+    elif normalised[0] <= low and high <= normalised[1]:
+        values = values * STD + MEAN
+    elif low < 0 or high > 255:
+        values = (values - low) / max(high - low, 1e-12) * 255
+    pictures: NDArray[np.uint8] = values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0).numpy()
+    return np.ascontiguousarray(pictures)
+
+
+def _checked_frames(frames: NDArray[np.uint8], size: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The frames as they were given.
+
+    Raises ValueError where they are no uint8 pictures of the clip's size (frames, height, width).
+    """
+    if frames.dtype != np.uint8 or frames.shape != (*size, 3):
+        raise ValueError(
+            f"frames must be uint8 {(*size, 3)}, as the clip has them, not {frames.dtype} {frames.shape}"
+        )
+    return np.ascontiguousarray(frames)
 
 
 def _chosen_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, NonLocalBlock]:

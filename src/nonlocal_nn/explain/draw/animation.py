@@ -16,11 +16,21 @@ from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
 from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
-from nonlocal_nn.explain.draw.captions import block_line, choose_block, short, title_line, weight_note
-from nonlocal_nn.explain.draw.figure import ARROWS, Show
-from nonlocal_nn.explain.draw.overlay import CENTRE, NEGATIVE, POSITIVE, QUIET, Arrows, overlay, style
-from nonlocal_nn.explain.links import heat, largest, weight_by_frame
-from nonlocal_nn.explain.queries import Query, QueryLike, find_queries
+from nonlocal_nn.explain.draw.captions import block_line, short, title_line, weight_note
+from nonlocal_nn.explain.draw.overlay import (
+    CENTRE,
+    NEGATIVE,
+    POSITIVE,
+    QUIET,
+    Arrows,
+    draw_heat,
+    heat,
+    largest,
+    style,
+    weight_by_frame,
+)
+from nonlocal_nn.explain.queries import Query, asked_rows
+from nonlocal_nn.explain.view import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,18 +46,16 @@ Picture = NDArray[np.uint8]
 def save_animation(
     captured: Capture,
     path: str | Path,
-    block: str | None = None,
+    view: View,
     *,
-    query: QueryLike = "strongest",
-    arrows: int = ARROWS,
-    show: Show = "both",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the clip playing beside the query's frame, with the arrows and the heat that end on each frame.
 
     Args:
-        captured, block, query, arrows, show: as for `figure.draw`; of a grid of queries the first is shown.
+        captured: from `capture`.
         path: ending in .mp4 (H.264, plays everywhere) or .gif.
+        view: of a grid of queries the first is shown; every frame is, whatever `view.frames` says.
         progress: called with (pictures drawn, all pictures).
 
     Raises ValueError for another ending, an image (which does not play), or a block or query that does not
@@ -63,11 +71,10 @@ def save_animation(
         raise ValueError(
             f"{path.name}: one frame does not play; write a figure (.png, .svg, .pdf) or a page (.html)"
         )
-    if block == "all":
+    if view.block == "all":
         raise ValueError("an animation shows one block; name it")
-    chosen = choose_block(captured, block)
-    asked = find_queries(captured, chosen, query)[0]
-    pictures = _pictures(captured, chosen, asked, arrows, show, progress)
+    block, query = asked_rows(captured, view)[0]
+    pictures = _pictures(captured, view, block, query, progress)
     rate = _rate(captured)
     write = _write_mp4 if suffix == ".mp4" else _write_gif
     write_whole(path, lambda partial: write(partial, pictures, rate))
@@ -85,16 +92,15 @@ def _rate(captured: Capture) -> float:
 
 def _pictures(
     captured: Capture,
+    view: View,
     block: BlockAffinity,
     query: Query,
-    arrows: int,
-    show: Show,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Picture]:
     row = block.rows([query.position])[0]
     for number in range(len(captured.frames)):
         with style():
-            figure = _scene(captured, block, query, row, number, arrows, show)
+            figure = _scene(captured, view, block, query, row, number)
             yield _as_pixels(figure)
         if progress is not None:
             progress(number + 1, len(captured.frames))
@@ -102,12 +108,11 @@ def _pictures(
 
 def _scene(
     captured: Capture,
+    view: View,
     block: BlockAffinity,
     query: Query,
     row: NDArray[np.float32],
     number: int,
-    arrows: int,
-    show: Show,
 ) -> Figure:
     from matplotlib.figure import Figure
 
@@ -132,18 +137,18 @@ def _scene(
         x = place * pitch
         extent = (x - 0.5, x + width - 0.5, height - 0.5, -0.5)
         axes.imshow(captured.frames[frame], extent=extent, zorder=0)
-        if show != "arrows" and place == 1:
+        if view.show != "arrows" and place == 1:
             weights = heat(row, block.keys, frame, (height, width))
-            overlay(axes, captured.frames[frame], weights, float(np.abs(row).max()) or 1.0, signed, extent)
+            draw_heat(axes, captured.frames[frame], weights, float(np.abs(row).max()) or 1.0, signed, extent)
     axes.set_xlim(-0.5, pitch + width - 0.5)
     axes.set_ylim(height - 0.5, -0.5)
     axes.axis("off")
-    links = largest(row, block.keys, arrows) if show != "heat" else []
+    targets = largest(row, block.keys, view.arrows) if view.show != "heat" else []
     here = block.keys.nearest(number, 0, 0)
-    shown = [link for link in links if block.keys.nearest(link.frame, 0, 0) == here]
+    shown = [target for target in targets if block.keys.nearest(target.frame, 0, 0) == here]
     # On a strip of two frames, 0 and 1: arrows go from the query's to the one that plays.
-    strip = Arrows(axes, (0, 1), pitch, most=abs(links[0].weight) if links else 1.0)
-    strip.draw(replace(query, frame=0), [replace(link, frame=1) for link in shown])
+    strip = Arrows(axes, (0, 1), pitch, most=abs(targets[0].weight) if targets else 1.0)
+    strip.draw(replace(query, frame=0), [replace(target, frame=1) for target in shown])
     named = f"query: {query.text}, frame {own}{_seconds(captured, own)}"
     y = head + tall + 0.06
     text(margin, y, named, 8, color=QUIET)
@@ -151,7 +156,7 @@ def _scene(
     figure.text((margin + panel + gap) / page, 1 - y / total, words, va="top", fontsize=8, color=QUIET)
     timeline = figure.add_axes((margin / page, 0.52 / total, (room - 0.4) / page, 0.42 / total))
     _timeline(timeline, captured, row, block, number, own)
-    text(margin, total - 0.2, weight_note(block, row, links, 1, show), 7, color=QUIET)
+    text(margin, total - 0.2, weight_note(block, row, targets, 1, view.show), 7, color=QUIET)
     return figure
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
-from nonlocal_nn.explain.links import Link
+from nonlocal_nn.explain.draw.overlay import Target
 
 _PAIRWISE = {
     "embedded_gaussian": "embedded Gaussian",
@@ -19,20 +18,6 @@ _PAIRWISE = {
     "concatenation": "concatenation",
 }
 _SPANS = {"spacetime": "all of space and time", "space": "its own frame", "time": "its own place"}
-
-
-def choose_block(captured: Capture, name: str | None) -> BlockAffinity:
-    """The block of that name; the last one for None.
-
-    Raises ValueError for a name that does not exist, with the nearest that do.
-    """
-    if name is None:
-        return list(captured.blocks.values())[-1]
-    if name not in captured.blocks:
-        known = list(captured.blocks)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
-        raise ValueError(f"no non-local block {name!r} was captured; the nearest are {', '.join(near)}")
-    return captured.blocks[name]
 
 
 def title_line(captured: Capture) -> str:
@@ -79,16 +64,16 @@ def weight_text(weight: float, block: BlockAffinity) -> str:
 
 
 def weight_note(
-    block: BlockAffinity, row: NDArray[np.floating[Any]], links: Sequence[Link], rows: int, show: str
+    block: BlockAffinity, row: NDArray[np.floating[Any]], targets: Sequence[Target], rows: int, show: str
 ) -> str:
     """What the weights of a picture are, and how much of them is drawn."""
     arrows = ""
     if not np.any(row) and rows == 1:
         arrows = f"All {_seen(block)} weights of this query are zero."
     elif show != "heat":
-        count = f"the {len(links)} largest of {_seen(block)} weights"
+        count = f"the {len(targets)} largest of {_seen(block)} weights"
         if block.sums_to_one and rows == 1:
-            held = 100 * sum(link.weight for link in links)
+            held = 100 * sum(target.weight for target in targets)
             arrows = f"Arrows: {count}; they hold {held:.0f} % of the row."
         elif rows == 1:
             arrows = f"Arrows: {count} (in size)."

@@ -4,7 +4,7 @@
 >>> from nonlocal_nn.explain.capture.affinity import capture
 >>> from nonlocal_nn.models.catalog import create_model
 >>> captured = capture(create_model("c2d_tiny_nl2"), torch.randn(1, 3, 8, 48, 48))
->>> figure = draw(captured, query=(0, 24, 24), frames=4)
+>>> figure = draw(captured, View(query=(0, 24, 24), frames=4))
 >>> save(figure, Path(tempfile.mkdtemp()) / "arrows.svg").name
 'arrows.svg'
 
@@ -17,83 +17,60 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
 from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
-from nonlocal_nn.explain.draw.captions import (
-    block_line,
-    choose_block,
-    short,
-    title_line,
-    weight_note,
-    weight_text,
-)
+from nonlocal_nn.explain.draw.captions import block_line, short, title_line, weight_note, weight_text
 from nonlocal_nn.explain.draw.overlay import (
     NEGATIVE,
     POSITIVE,
     QUIET,
     Arrows,
+    draw_heat,
     halo,
+    heat,
+    largest,
     line_width,
     nearest_shown,
-    overlay,
     style,
 )
-from nonlocal_nn.explain.links import heat, largest
-from nonlocal_nn.explain.queries import Query, QueryLike, find_queries
+from nonlocal_nn.explain.queries import Query, asked_rows, chosen_frames
+from nonlocal_nn.explain.view import Show, View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Show = Literal["arrows", "heat", "both"]
 SUFFIXES = (".png", ".svg", ".pdf")
-ARROWS = 20  # as in the paper's Fig. 3
-FRAMES, FEW_FRAMES = 6, 8  # shown of a clip; all of one that has no more than a few
 
 # Inches.
 _MARGIN, _GAP, _HEAD, _CAPTION, _ROW_TITLE, _FOOT, _BAR = 0.2, 0.07, 0.62, 0.22, 0.26, 0.42, 0.75
 _WIDTH = 13.0
 
 
-def draw(
-    captured: Capture,
-    block: str | None = None,
-    *,
-    query: QueryLike = "strongest",
-    frames: int | Sequence[int] | None = None,
-    arrows: int = ARROWS,
-    show: Show = "arrows",
-) -> Figure:
+def draw(captured: Capture, view: View) -> Figure:
     """The figure of one block, or of all of them, for one query or a grid of them; one row for each.
 
     Args:
         captured: from `capture`.
-        block: its name; None: the last one; "all": one row for each.
-        query: (frame, row, column) in frames and pixels of the clip, "centre", "strongest" (the position that
-            the block changes most) or "grid" ("grid:2x3").
-        frames: how many, spread evenly, or which ones (numbers in the clip, from 0); None: six, or all where
-            there are no more than eight.
-        arrows: how many of the largest weights are drawn.
-        show: "arrows", "heat" (all weights, as colours over the frames) or "both".
+        view: what is drawn of it.
 
     Raises:
         ValueError: a block, query, frame or number that does not exist.
         ImportError: matplotlib is missing (it comes with nonlocal-nn[explain]).
     """
-    if arrows < 1:
-        raise ValueError(f"arrows = {arrows}: at least one must be drawn")
-    if show not in ("arrows", "heat", "both"):
-        raise ValueError(f"show={show!r} does not exist; choose 'arrows', 'heat' or 'both'")
-    chosen = list(captured.blocks.values()) if block == "all" else [choose_block(captured, block)]
-    rows = [(one, asked) for one in chosen for asked in find_queries(captured, one, query)]
-    numbers = chosen_frames(captured, frames, [asked.frame for _, asked in rows])
+    if view.arrows < 1:
+        raise ValueError(f"arrows = {view.arrows}: at least one must be drawn")
+    if view.show not in get_args(Show):
+        raise ValueError(f"show={view.show!r} does not exist; choose 'arrows', 'heat' or 'both'")
+    rows = asked_rows(captured, view)
+    numbers = chosen_frames(captured, view.frames, [query.frame for _, query in rows])
     with style():
-        return _Sheet(captured, rows, numbers, arrows, show).draw()
+        return _Sheet(captured, view, rows, numbers).draw()
 
 
 def save(figure: Figure, path: str | Path, *, dots_per_inch: int = 160) -> Path:
@@ -118,48 +95,20 @@ def _print(figure: Figure, path: Path, kind: str, metadata: dict[str, Any], dots
         figure.savefig(stream, format=kind, dpi=dots_per_inch, metadata=metadata)
 
 
-def chosen_frames(
-    captured: Capture, frames: int | Sequence[int] | None, query_frames: Sequence[float]
-) -> list[int]:
-    """The numbers of the frames to show, ascending; evenly spread ones give way to the queries' own.
-
-    Raises ValueError for frames that the clip does not have.
-    """
-    count = len(captured.frames)
-    if frames is not None and not isinstance(frames, int):
-        listed = sorted({int(number) for number in frames})
-        if not listed or listed[0] < 0 or listed[-1] >= count:
-            raise ValueError(f"frames {list(frames)}: the clip's frames are 0 .. {count - 1}")
-        return listed
-    wanted = (count if count <= FEW_FRAMES else FRAMES) if frames is None else frames
-    if not 1 <= wanted <= count:
-        raise ValueError(f"frames = {wanted}: the clip has {count}, from 1 to all of them can be shown")
-    numbers = {int(number) for number in np.linspace(0, count - 1, wanted).round()} if wanted > 1 else {0}
-    own = {min(count - 1, max(0, round(frame))) for frame in query_frames}
-    for frame in sorted(own - numbers):
-        free = numbers - own
-        if not free:
-            break
-        numbers.remove(min(free, key=lambda number: (abs(number - frame), number)))
-        numbers.add(frame)
-    return sorted(numbers)
-
-
 @dataclass(frozen=True)
 class _Sheet:
     """The arithmetic of a page, in inches, and what is drawn on it."""
 
     captured: Capture
+    view: View
     rows: Sequence[tuple[BlockAffinity, Query]]
     frames: Sequence[int]
-    arrows: int
-    show: Show
 
     def draw(self) -> Figure:
         from matplotlib.figure import Figure
 
         height, width = self.captured.frames.shape[1:3]
-        bar = _BAR if self.show != "arrows" else 0.0
+        bar = _BAR if self.view.show != "arrows" else 0.0
         count = len(self.frames)
         inside = _WIDTH - 2 * _MARGIN - bar
         panel = min(4.2, (inside - (count - 1) * _GAP) / count, 4.5 * width / max(height, 0.2 * width))
@@ -183,14 +132,14 @@ class _Sheet:
             place = (left / page, 1 - (top + _ROW_TITLE + tall) / total, span / page, tall / total)
             axes = figure.add_axes(place)
             row = block.rows([query.position])[0]
-            links = largest(row, block.keys, self.arrows)
+            targets = largest(row, block.keys, self.view.arrows)
             stretch = tall / panel * width / height
             colours = self._panels(axes, row, block, _GAP / panel * width, stretch)
             if colours is not None:
                 edge = (left + span + 0.1) / page
                 self._colour_bar(figure.add_axes((edge, place[1], 0.09 / page, place[3])), colours, block)
             Arrows(axes, self.frames, width * (1 + _GAP / panel)).draw(
-                query, links if self.show != "heat" else []
+                query, targets if self.view.show != "heat" else []
             )
             for at, frame in enumerate(self.frames):
                 x = left + at * (panel + _GAP) + panel / 2
@@ -231,8 +180,8 @@ class _Sheet:
             x = at * (width + gap)
             extent = (x - 0.5, x + width - 0.5, height - 0.5, -0.5)
             axes.imshow(self.captured.frames[frame], extent=extent, zorder=0)
-            if self.show != "arrows":
-                shown = overlay(axes, self.captured.frames[frame], maps[at], most, signed, extent)
+            if self.view.show != "arrows":
+                shown = draw_heat(axes, self.captured.frames[frame], maps[at], most, signed, extent)
         axes.set_xlim(-0.5, (len(self.frames) - 1) * (width + gap) + width - 0.5)
         axes.set_ylim(height - 0.5, -0.5)
         axes.set_aspect(stretch, adjustable="box")
@@ -258,12 +207,12 @@ class _Sheet:
 
         block, query = self.rows[0]
         row = block.rows([query.position])[0]
-        links = largest(row, block.keys, self.arrows)
+        targets = largest(row, block.keys, self.view.arrows)
         x, y = _MARGIN, _FOOT - 0.19
-        if self.show != "heat" and links and len(self.rows) == 1:
-            weights = [links[0].weight, links[-1].weight] if len(links) > 1 else [links[0].weight]
+        if self.view.show != "heat" and targets and len(self.rows) == 1:
+            weights = [targets[0].weight, targets[-1].weight] if len(targets) > 1 else [targets[0].weight]
             for weight in weights:
-                width = line_width(weight, links[0].weight)
+                width = line_width(weight, targets[0].weight)
                 line = Line2D(
                     [x / page, (x + 0.32) / page],
                     [y / total] * 2,
@@ -276,10 +225,10 @@ class _Sheet:
                 label = weight_text(weight, block)
                 figure.text((x + 0.4) / page, y / total, label, fontsize=8, color=QUIET, va="center")
                 x += 0.4 + 0.075 * len(label) + 0.22
-        note = weight_note(block, row, links, len(self.rows), self.show)
+        note = weight_note(block, row, targets, len(self.rows), self.view.show)
         places = [query.frame for _, query in self.rows]
-        if self.show != "heat":
-            places += [link.frame for link in links]
+        if self.view.show != "heat":
+            places += [target.frame for target in targets]
         if any(abs(self.frames[nearest_shown(place, self.frames)] - place) > 0.5 for place in places):
             note += " Positions between two shown frames are drawn on the nearer one."
         lines = _wrapped(note, room - (x - _MARGIN), 8)[:2]

@@ -1,4 +1,14 @@
-"""What figures and films are drawn of: arrows, the mark of a query, colours over a frame, one style."""
+"""What lies over the frames of figures and films: arrows to the largest weights, heat of all, the query.
+
+Also the colours and the style of everything that is drawn with matplotlib.
+
+>>> import numpy as np
+>>> from nonlocal_nn.explain.capture.geometry import GridGeometry
+>>> keys = GridGeometry((1, 2, 2), (0, 1.5, 1.5), (1, 4, 4))
+>>> targets = largest(np.array([0.125, 0.5, 0, 0.25]), keys, count=2)
+>>> [(target.row, target.column, target.weight) for target in targets]
+[(1.5, 5.5, 0.5), (5.5, 5.5, 0.25)]
+"""
 
 from __future__ import annotations
 
@@ -10,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nonlocal_nn.explain.links import Link
+from nonlocal_nn.explain.capture.geometry import GridGeometry
 from nonlocal_nn.explain.queries import Query
 
 if TYPE_CHECKING:
@@ -20,6 +30,60 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by every kind of colour vision.
 POSITIVE, NEGATIVE, CENTRE = "#E69F00", "#56B4E9", "#D55E00"
 _INK, QUIET = "#1a1a1a", "#5c5c5c"
+
+Floats = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A key that an arrow goes to: where it lies in the input, and how much it weighs."""
+
+    key: int
+    frame: float
+    row: float
+    column: float
+    weight: float
+
+
+def largest(row: Floats, keys: GridGeometry, count: int) -> list[Target]:
+    """The `count` keys whose weights are largest in size, largest first; none whose weight is zero.
+
+    Equal weights come in the order of the keys, so that a picture is the same each time.
+    """
+    order = np.argsort(-np.abs(row), kind="stable")[:count]
+    centres = keys.centres()
+    return [
+        Target(int(key), *(float(value) for value in (*centres[key], row[key])))
+        for key in order
+        if row[key] != 0
+    ]
+
+
+def heat(row: Floats, keys: GridGeometry, frame: int, size: tuple[int, int]) -> NDArray[np.float64]:
+    """The weights on one frame, (height, width) pixels, linear between the centres of the keys.
+
+    Shown are the keys that lie nearest in time to the frame.
+    """
+    frames, height, width = keys.shape
+    at = min(frames - 1, max(0, int(np.floor((frame - keys.first[0]) / keys.step[0] + 0.5))))
+    grid = np.asarray(row, dtype=np.float64).reshape(frames, height, width)[at]
+    _, rows, columns = keys.axis_centres()
+    on_pixels: NDArray[np.float64] = _between(rows, size[0]) @ grid @ _between(columns, size[1]).T
+    return on_pixels
+
+
+def weight_by_frame(row: Floats, keys: GridGeometry) -> NDArray[np.float64]:
+    """The share of the row's weight (in size) that lies on each frame of the keys, (frames,); sums to 1."""
+    weights = np.abs(np.asarray(row, dtype=np.float64)).reshape(keys.shape[0], -1).sum(axis=1)
+    total = weights.sum()
+    shares: NDArray[np.float64] = weights / (total or 1.0)
+    return shares
+
+
+def _between(centres: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """(size, centres): how much each centre counts at each pixel; constant beyond the outermost."""
+    pixels = np.arange(size)
+    return np.stack([np.interp(pixels, centres, one) for one in np.eye(len(centres))], axis=1)
 
 
 @contextmanager
@@ -54,16 +118,16 @@ class Arrows:
     def _place(self, frame: float, row: float, column: float) -> tuple[float, float]:
         return nearest_shown(frame, self.frames) * self.pitch + column, row
 
-    def draw(self, query: Query, links: Sequence[Link]) -> None:
-        """The query's mark and an arrow to each link, the largest on top."""
+    def draw(self, query: Query, targets: Sequence[Target]) -> None:
+        """The query's mark and an arrow to each target, the largest on top."""
         from matplotlib.patches import FancyArrowPatch
 
         start = self._place(query.frame, query.row, query.column)
         flat = self.axes.get_ylim()[0] < 1  # a sequence: arrows along the line would hide each other
-        for link in reversed(links):
-            end = self._place(link.frame, link.row, link.column)
-            colour = POSITIVE if link.weight > 0 else NEGATIVE
-            width = line_width(link.weight, self.most or links[0].weight)
+        for target in reversed(targets):
+            end = self._place(target.frame, target.row, target.column)
+            colour = POSITIVE if target.weight > 0 else NEGATIVE
+            width = line_width(target.weight, self.most or targets[0].weight)
             if np.hypot(end[0] - start[0], end[1] - start[1]) < 0.02 * self.pitch:
                 self.axes.plot(
                     *end,
@@ -97,7 +161,7 @@ class Arrows:
         self.axes.plot(*start, "o", ms=7.5, mfc=CENTRE, mec="white", mew=1.3, zorder=7, clip_on=False)
 
 
-def overlay(
+def draw_heat(
     axes: Axes,
     picture: NDArray[np.uint8],
     weights: NDArray[np.float64],

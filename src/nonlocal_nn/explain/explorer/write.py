@@ -31,14 +31,8 @@ from nonlocal_nn.explain.explorer.pack import PackedBlock, pack_blocks
 if TYPE_CHECKING:
     from nonlocal_nn.explain.capture.affinity import Capture
 
-_SCRIPTS = (
-    "data.js",
-    "scene.js",
-    "panels.js",
-    "main.js",
-    "picture.js",
-    "input.js",
-)  # parts of one, in this order
+# Parts of one script, in this order.
+_SCRIPTS = ("data.js", "scene.js", "panels.js", "main.js", "picture.js", "input.js")
 _LOSSLESS_PIXELS = 400_000  # a clip of so few pixels in all is kept as PNG
 # From the best to the smallest: the longer side in pixels, and JPEG's quality.
 _PICTURES = ((512, 88), (320, 82), (224, 75), (160, 60), (96, 50))
