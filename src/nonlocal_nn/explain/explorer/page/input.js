@@ -1,4 +1,4 @@
-// Pointer, keys and buttons, and the start of it all.
+// Input by pointer, keys and controls; and the start of the page.
 
 // --- pointer ---
 
@@ -38,16 +38,16 @@ function showTip(event, tile) {
   tip.hidden = false;
   const [x, y] = [Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8), event.clientY + 18];
   Object.assign(tip.style, { left: `${x + scrollX}px`, top: `${y + scrollY}px` });
-  light(key);
+  highlight(key);
 }
 
 function hideTip() {
   at("tip").hidden = true;
-  light(null);
+  highlight(null);
 }
 
-/** Set off the arrows and the line of the list that belong to one key. */
-function light(key) {
+/** Highlight the arrows and the line of the list that belong to one key. */
+function highlight(key) {
   document.body.classList.toggle("has-lit", key !== null && state.keys.includes(key));
   for (const lit of document.querySelectorAll(".lit-key")) lit.classList.remove("lit-key");
   if (key === null) return;
@@ -57,8 +57,8 @@ function light(key) {
 function listenToList() {
   const body = document.querySelector("#weights tbody");
   const keyOf = (event) => event.target.closest("tr")?.dataset.key;
-  body.addEventListener("pointerover", (event) => light(keyOf(event) === undefined ? null : Number(keyOf(event))));
-  body.addEventListener("pointerleave", () => light(null));
+  body.addEventListener("pointerover", (event) => highlight(keyOf(event) === undefined ? null : Number(keyOf(event))));
+  body.addEventListener("pointerleave", () => highlight(null));
   body.addEventListener("click", (event) => {
     if (keyOf(event) === undefined) return;
     const [frame, row, column] = state.block.keys.centre(Number(keyOf(event)));
@@ -114,7 +114,7 @@ function onKey(event) {
 
 // --- controls ---
 
-/** Radio buttons in the looks of a row of buttons. */
+/** Radio buttons, styled as a row of buttons. */
 function fillChoice(fieldset, name, options, onChoose) {
   for (const [value, text] of options) {
     const label = htmlElement("label"), input = htmlElement("input");
@@ -143,7 +143,7 @@ function listenToControls() {
   at("frame").addEventListener("input", (event) => { play(false); stepTo(Number(event.target.value)); });
   at("travel").addEventListener("change", () => stepTo(state.frame));
   at("theme").addEventListener("click", () => setTheme(!isDark()));
-  darkWished.addEventListener("change", showTheme);
+  prefersDark.addEventListener("change", showTheme);
   at("help").addEventListener("click", () => at("help-dialog").showModal());
   at("help-close").addEventListener("click", () => at("help-dialog").close());
   at("save").addEventListener("click", savePicture);

@@ -1,4 +1,4 @@
-// What is shown now, and the hands on it: pointer, keys, buttons.
+// The state of the page, what is drawn of it, and the functions that change it.
 
 const page = JSON.parse(document.getElementById("page-data").textContent);
 const clip = { ...page.frames, pictures: page.pictures };
@@ -6,7 +6,7 @@ clip.aspect = clamp(clip.width / clip.height, 0.2, 6); // as drawn
 const blocks = page.blocks.map((description) => new Block(description));
 const at = (id) => document.getElementById(id);
 const stage = new Tile(at("stage"), clip);
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 const MODES = [["both", "Both"], ["arrows", "Arrows"], ["heat", "Heat"]];
 
@@ -44,7 +44,7 @@ function drawNow() {
   at("legend-high").textContent = weightText(block, size);
   drawLegend();
   at("stage").dataset.position = state.position;
-  speakSoon();
+  announceSoon();
 }
 
 function queryCentre() {
@@ -68,9 +68,9 @@ function openDrawing(svg) {
 function drawWallMarks(size) {
   const svg = at("wall-marks"), wall = at("wall");
   openDrawing(svg);
-  const home = nearestTile(state.tiles, state.point[0]);
-  const from = home.place(queryCentre(), wall);
-  const scale = clamp(home.element.offsetWidth / 150, 0.6, 1.3);
+  const queryTile = nearestTile(state.tiles, state.point[0]);
+  const from = queryTile.place(queryCentre(), wall);
+  const scale = clamp(queryTile.element.offsetWidth / 150, 0.6, 1.3);
   for (const key of state.keys.toReversed()) { // the largest on top
     const centre = state.block.keys.centre(key);
     const to = nearestTile(state.tiles, centre[0]).place(centre, wall);
@@ -78,9 +78,9 @@ function drawWallMarks(size) {
     mark.dataset.key = key;
     svg.append(mark);
   }
-  svg.append(queryMark(from, ...markSize(home)));
+  svg.append(queryMark(from, ...markSize(queryTile)));
   for (const tile of state.tiles) {
-    tile.element.classList.toggle("home", tile === home);
+    tile.element.classList.toggle("has-query", tile === queryTile);
     tile.element.classList.toggle("current", tile.frame === state.frame);
   }
 }
@@ -112,12 +112,12 @@ function drawLegend() {
   }
 }
 
-let speaking = 0;
+let announcing = 0;
 
-/** Say where the query is and what it looks at, once it rests. */
-function speakSoon() {
-  clearTimeout(speaking);
-  speaking = setTimeout(() => {
+/** Announce to screen readers where the query is and what it looks at, once it rests. */
+function announceSoon() {
+  clearTimeout(announcing);
+  announcing = setTimeout(() => {
     const { block, row, keys, position } = state;
     const tops = keys.slice(0, 3).map((key) => `${weightText(block, row[key])} at ${pointText(block.keys.centre(key))}`);
     const text =
@@ -206,7 +206,7 @@ function showFrame(frame) {
   draw();
 }
 
-/** Another frame by the person's will or by playing; the query goes along where it is asked to. */
+/** Show another frame, by a control or while playing; the query moves along if that is checked. */
 function stepTo(frame) {
   showFrame(frame);
   if (at("travel").checked) setQuery([state.frame, state.point[1], state.point[2]]);
@@ -227,11 +227,11 @@ function play(on) {
   playing = setTimeout(next, frameMilliseconds());
 }
 
-/** As fast as the clip was, within what an eye can follow; slow where less motion is wished for. */
+/** As fast as the clip was, at 2 to 12.5 frames a second; slow where the system asks for reduced motion. */
 function frameMilliseconds() {
   const span = clip.seconds?.length > 1 ? clip.seconds.at(-1) - clip.seconds[0] : 0;
   const real = span > 0 ? (1000 * span) / (clip.count - 1) : 250;
-  return calm.matches ? 1000 : clamp(real, 80, 500);
+  return reducedMotion.matches ? 1000 : clamp(real, 80, 500);
 }
 
 /** Lay out so many frames of the clip, evenly. */
@@ -269,14 +269,14 @@ function setTheme(dark) {
   showTheme();
 }
 
-const darkWished = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (darkWished.matches ? "dark" : "light")) === "dark";
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (document.documentElement.dataset.theme ?? (prefersDark.matches ? "dark" : "light")) === "dark";
 
 function showTheme() {
   at("theme").setAttribute("aria-pressed", isDark());
 }
 
-// --- the address remembers the view, so that it can be passed on ---
+// --- the address holds the view, so that it can be passed on ---
 
 function remember(block, position) {
   const values = { block: blocks.indexOf(block) + 1, at: queryCentre().map(numberText).join(","), arrows: state.arrows, show: state.mode };

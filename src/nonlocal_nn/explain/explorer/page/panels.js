@@ -1,6 +1,6 @@
-// Numbers beside the pictures: list of weights, charts, classes, and what is read aloud.
+// Numbers beside the pictures: list of weights, charts, classes, and texts.
 
-/** A weight for people: percent where a row adds up to one, else three digits. */
+/** A weight as text: percent where a row adds up to one, else three digits. */
 function weightText(block, weight) {
   if (block.sumsToOne) return percentText(weight);
   return (weight < 0 ? "−" : "") + Number(Math.abs(weight).toPrecision(3)).toString();
