@@ -25,7 +25,7 @@ from rich.table import Table
 
 import nonlocal_nn as nl
 from _memory import resident_bytes
-from nonlocal_nn.explain.affinity import BlockAffinity, capture
+from nonlocal_nn.explain.capture.affinity import BlockAffinity, capture
 from nonlocal_nn.explain.explorer import write_explorer
 
 QUERY_SHARE, PAGE_SECONDS, PAGE_BYTES = 0.10, 30.0, 10_000_000

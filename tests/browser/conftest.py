@@ -16,8 +16,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from nonlocal_nn.explain.explorer import write_explorer
-from tests.browser.explored import Explored
-from tests.browser.watch import Watch
+from tests.browser.explored import Explored, Watch
 from tests.explain.scene import FakeCapture, capture_of_film
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""The page in hands and eyes: what a person does and sees, and what NumPy says should be there."""
+"""An open page as tests drive and read it, what NumPy says should be there, and what no page may do."""
 
 from __future__ import annotations
 
@@ -6,12 +6,37 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from tests.browser.watch import Watch
 from tests.explain.scene import FakeBlock, FakeCapture
 
 OPAQUE = 210  # alpha of the heat where the weight is largest
+
+
+class Watch:
+    """All that a page must not do."""
+
+    def __init__(self, context: BrowserContext) -> None:
+        self.wrong: list[str] = []
+        self.opened = ""
+        context.on("page", self._page)
+
+    def forgive(self, text: str) -> None:
+        """Take back what a test has brought about on purpose; it must have come."""
+        assert any(text in wrong for wrong in self.wrong), (text, self.wrong)
+        self.wrong = [wrong for wrong in self.wrong if text not in wrong]
+
+    def _page(self, page: Page) -> None:
+        page.on("console", lambda message: self.wrong.append(f"console {message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.wrong.append(f"error: {error}"))
+        page.on("crash", lambda _: self.wrong.append("crash"))
+        page.on("dialog", lambda dialog: (self.wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: self._request(page, request.url))
+
+    def _request(self, page: Page, url: str) -> None:
+        is_itself = url.startswith("file:") and url.split("#")[0] == self.opened
+        if not is_itself and not url.startswith(("data:image/png;", "data:image/jpeg;")):
+            self.wrong.append(f"request: {url[:200]}")
 
 
 class Explored:
@@ -21,7 +46,7 @@ class Explored:
         self.page, self.captured, self.watch = page, captured, watch
         expect(page.locator("#weights tbody tr").first).to_be_attached()
 
-    # --- hands ---
+    # --- actions ---
 
     def tile(self, frame: int) -> Locator:
         return self.page.locator(f'#wall .tile[data-frame="{frame}"]')
@@ -54,7 +79,7 @@ class Explored:
         """Two frames later all that was asked for is drawn."""
         self.page.evaluate("new Promise((d) => requestAnimationFrame(() => requestAnimationFrame(d)))")
 
-    # --- eyes ---
+    # --- what is shown ---
 
     @property
     def position(self) -> int:
@@ -112,7 +137,7 @@ class Explored:
         lines = self.page.locator("#weights tbody tr").all()
         return [line.locator("td").all_inner_texts() for line in lines]
 
-    # --- what NumPy says ---
+    # --- what NumPy computes ---
 
     def row(self, position: int | None = None) -> NDArray[np.float32]:
         return self.block.rows(np.array([self.position if position is None else position]))[0]

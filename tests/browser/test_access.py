@@ -1,4 +1,4 @@
-"""For every hand and eye: names and order of controls, what is read aloud, contrast, small screens, calm."""
+"""Access: names and order of controls, what is announced, contrast, small screens, touch, reduced motion."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ TEXTS = """() => {
   while (walker.nextNode()) {
     const element = walker.currentNode.parentElement;
     const text = walker.currentNode.textContent.trim();
-    if (!text || !element.checkVisibility() || element.closest(".tile, #tip, .skip, .for-ears")) continue;
+    if (!text || !element.checkVisibility()) continue;
+    if (element.closest(".tile, #tip, .skip, .visually-hidden")) continue;
     const style = getComputedStyle(element);
     found.push([text, element.closest("svg") ? style.fill : style.color, solid(element)]);
   }

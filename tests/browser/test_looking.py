@@ -1,4 +1,4 @@
-"""Where one points is where the page looks: clicks, drags, touches and keys, and what is then drawn."""
+"""Pointer, touch and keys move the query, and what is then drawn is what the rows say."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The pictures of the documentation, taken anew by `python3 run.py test-browser --screenshots docs/assets`.
 
-Whether they are good is for eyes to say; what can be counted is checked here.
+Whether they look good is judged by people; what can be counted is checked here.
 """
 
 from __future__ import annotations

@@ -11,13 +11,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from nonlocal_nn.explain.capture.geometry import GridGeometry
 from nonlocal_nn.explain.explorer import write_explorer
-from nonlocal_nn.explain.geometry import GridGeometry
 from tests.browser.conftest import Open
 from tests.browser.explored import Explored
-from tests.explain.page_reader import PageReader
-from tests.explain.scene import FakeBlock, FakeCapture, capture_of_film
-from tests.explain.test_explorer import HOSTILE, noise_capture, noisy_block
+from tests.explain.explorer.page_reader import PageReader
+from tests.explain.scene import HOSTILE, FakeBlock, FakeCapture, capture_of_film, noise_capture, noisy_block
 
 
 def test_another_block_is_asked_about_the_same_place(explored: Explored) -> None:

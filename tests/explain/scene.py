@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nonlocal_nn.explain.geometry import GridGeometry
+from nonlocal_nn.explain.capture.geometry import GridGeometry
 
 Floats = NDArray[np.float64]
+
+# A name that would run as code, were it not kept as text.
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> & \"'\u2028<!--"
 
 
 @dataclass(frozen=True)
@@ -160,3 +163,22 @@ def capture_of_film(frames: int = 8, side: int = 224, title: str = "thrown_ball.
     )
     seconds = tuple(round(0.27 * n, 2) for n in range(frames))
     return FakeCapture(pictures, blocks, classes, seconds, title)
+
+
+def noisy_block(
+    frames: int, side: int, step: int, pairwise: str = "embedded_gaussian", sharpness: float = 2.0
+) -> FakeBlock:
+    """Affinities without any pattern, which deflate hardly makes smaller."""
+    queries, keys = grids(frames, side, step)
+    generator = np.random.default_rng(0)
+    theta = generator.normal(size=(queries.positions, 4)) * sharpness
+    phi = generator.normal(size=(keys.positions, 4))
+    return FakeBlock(f"{pairwise}{step}", queries, keys, theta, phi, pairwise)
+
+
+def noise_capture(blocks: list[FakeBlock], frames: int, side: int) -> FakeCapture:
+    return FakeCapture(film(frames, side), {f"res{n}": block for n, block in enumerate(blocks)})
+
+
+def all_rows(block: FakeBlock) -> NDArray[np.float32]:
+    return block.rows(np.arange(block.queries.positions))

@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 from nonlocal_nn import NonLocalBlock
-from nonlocal_nn.explain.affinity import capture
-from nonlocal_nn.explain.geometry import GridGeometry
+from nonlocal_nn.explain.capture.affinity import capture
+from nonlocal_nn.explain.capture.geometry import GridGeometry
 from nonlocal_nn.explain.statistics import (
     BlockMeasures,
     Measures,
     average,
     measure,
     measure_blocks,
+    plot,
     seen_keys,
     write_csv,
 )
-from nonlocal_nn.explain.statistics_plot import plot
 from tests.blocks.plain_block import plain_affinity_and_g, randomise
 
 

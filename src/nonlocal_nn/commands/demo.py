@@ -245,9 +245,10 @@ def _explain_one(video: Path, run: Path, out: Path) -> None:
     from nonlocal_nn.commands.trained import load_trained
     from nonlocal_nn.explain.config import ExplainConfig
     from nonlocal_nn.explain.explanation import Explanation
+    from nonlocal_nn.explain.view import View
 
     captured = capture_video(str(video), ExplainConfig(), load_trained(str(run), "cpu"))
-    explanation = Explanation(captured, block="all", show="both")
+    explanation = Explanation(captured, View(block="all", show="both"))
     figure, page = explanation.save(out / "explain.png"), explanation.save(out / "explain.html")
     print(f"what its blocks relate in this video: {figure}")
     print(f"the same to click in, in a browser:   {page}")

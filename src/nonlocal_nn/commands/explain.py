@@ -11,15 +11,14 @@ from nonlocal_nn.commands.predict import find
 from nonlocal_nn.commands.trained import Trained, load_trained
 from nonlocal_nn.data.errors import Problem, VideoError
 from nonlocal_nn.data.transforms import ViewTransform
-from nonlocal_nn.explain import figure
-from nonlocal_nn.explain.affinity import Capture, capture
-from nonlocal_nn.explain.captions import choose_block
+from nonlocal_nn.explain.capture.affinity import Capture, capture
+from nonlocal_nn.explain.clip import ClipCut, read_clip
 from nonlocal_nn.explain.config import ExplainConfig
+from nonlocal_nn.explain.draw import figure
 from nonlocal_nn.explain.explanation import Explanation, check_suffix
-from nonlocal_nn.explain.queries import parse_query
-from nonlocal_nn.explain.statistics import BlockMeasures, average, measure_blocks, write_csv
-from nonlocal_nn.explain.statistics_plot import plot
-from nonlocal_nn.explain.view import ClipCut, read_view
+from nonlocal_nn.explain.queries import choose_block, parse_query
+from nonlocal_nn.explain.statistics import BlockMeasures, average, measure_blocks, plot, write_csv
+from nonlocal_nn.explain.view import View
 
 Tick = Callable[[int, int], None]
 
@@ -40,7 +39,7 @@ def explain_command(config: ExplainConfig) -> int:
     if config.statistics is not None:
         return _statistics(config, config.checkpoint, config.statistics)
     out = check_suffix(config.out)
-    frames = _frames(config.frames)
+    view = View(config.block, config.query, _frames(config.frames), config.arrows, config.show)
     parse_query(config.query)
     if len(config.videos) > 1 or Path(config.videos[0]).is_dir():
         raise ValueError(
@@ -49,11 +48,10 @@ def explain_command(config: ExplainConfig) -> int:
         )
     trained = load_trained(config.checkpoint, config.device)
     captured = capture_video(config.videos[0], config, trained)
-    explanation = Explanation(captured, config.block, config.query, config.arrows, config.show)
     if config.block is not None and config.block != "all":
         choose_block(captured, config.block)
     with _bar("drawing", config.progress) as tick:
-        explanation.save(out, frames=frames, progress=tick)
+        Explanation(captured, view).save(out, progress=tick)
     print(f"{_what(out)}: {out}")
     return 0
 
@@ -63,12 +61,12 @@ def capture_video(path: str, config: ExplainConfig, trained: Trained) -> Capture
 
     Raises VideoError for a file that cannot be read, ValueError for what does not fit.
     """
-    view = read_view(path, _cut(config, trained))
+    clip = read_clip(path, _cut(config, trained))
     return capture(
         trained.model,
-        view.tensor(trained.mean, trained.std),
-        frames=view.frames,
-        frame_seconds=view.frame_seconds,
+        clip.tensor(trained.mean, trained.std),
+        frames=clip.frames,
+        frame_seconds=clip.frame_seconds,
         classes=trained.classes,
         title=Path(path).name,
     )

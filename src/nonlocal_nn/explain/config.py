@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+
+from nonlocal_nn.explain.view import ARROWS, QUERY, SHOW, Show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +28,12 @@ class ExplainConfig:
     """File to write: .png, .svg or .pdf (figure), .mp4 or .gif (film), .html (page one can click)."""
     block: str | None = None
     """Name of the block, such as res3.nonlocal1; none: the last one; all: each in a row of the figure."""
-    query: str = "strongest"
+    query: str = QUERY
     """Which position is asked: FRAME,ROW,COLUMN (in the clip's frames and pixels, as the network sees them,
     from 0), centre, strongest (the one that the block changes most), grid or grid:2x3."""
-    arrows: int = 20
+    arrows: int = ARROWS
     """Arrows to so many of the largest weights."""
-    show: Literal["arrows", "heat", "both"] = "arrows"
+    show: Show = SHOW
     """Arrows, all weights as colours over the frames (heat), or both."""
     frames: str | None = None
     """Frames in the figure: how many, spread evenly (6), or which ones (0,3,7); none: up to eight."""

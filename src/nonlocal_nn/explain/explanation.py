@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.explain import animation, figure
-from nonlocal_nn.explain.affinity import Capture, capture
-from nonlocal_nn.explain.captions import choose_block
-from nonlocal_nn.explain.drawing import style
-from nonlocal_nn.explain.figure import Show
-from nonlocal_nn.explain.queries import QueryLike, find_queries
+from nonlocal_nn.explain.capture.affinity import Capture, capture
+from nonlocal_nn.explain.draw import animation, figure
+from nonlocal_nn.explain.draw.overlay import style
+from nonlocal_nn.explain.queries import asked_rows
+from nonlocal_nn.explain.view import ARROWS, QUERY, SHOW, QueryLike, Show, View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,14 +39,11 @@ class Explanation:
 
     Attributes:
         captured: the frames, the classes, and rows of f/C for any position of any block.
-        block, query, arrows, show: what is drawn unless a call says otherwise, see `figure.draw`.
+        view: what is drawn unless a call says otherwise.
     """
 
     captured: Capture
-    block: str | None = None
-    query: QueryLike = "strongest"
-    arrows: int = figure.ARROWS
-    show: Show = "arrows"
+    view: View = field(default_factory=View)
 
     def figure(
         self,
@@ -58,15 +54,8 @@ class Explanation:
         arrows: int | None = None,
         show: Show | None = None,
     ) -> Figure:
-        """The figure, as matplotlib has them; options as for `nonlocal_nn.explain.figure.draw`."""
-        return figure.draw(
-            self.captured,
-            self.block if block is None else block,
-            query=self.query if query is None else query,
-            frames=frames,
-            arrows=self.arrows if arrows is None else arrows,
-            show=self.show if show is None else show,
-        )
+        """The figure, as matplotlib has them; options as for `nonlocal_nn.explain.view.View`."""
+        return figure.draw(self.captured, self.view.override(block, query, frames, arrows, show))
 
     def save(
         self,
@@ -88,20 +77,13 @@ class Explanation:
         path = check_suffix(path)
         suffix = path.suffix.lower()
         if suffix in PAGE_SUFFIXES:
-            from nonlocal_nn.explain.explorer import write_explorer
+            from nonlocal_nn.explain.explorer.write import write_explorer
 
             return write_explorer(self.captured, path)
+        view = self.view.override(block, query, frames, arrows, show)
         if suffix in animation.SUFFIXES:
-            return animation.save_animation(
-                self.captured,
-                path,
-                self.block if block is None else block,
-                query=self.query if query is None else query,
-                arrows=self.arrows if arrows is None else arrows,
-                show=self.show if show is None else show,
-                progress=progress,
-            )
-        return figure.save(self.figure(block, query=query, frames=frames, arrows=arrows, show=show), path)
+            return animation.save_animation(self.captured, path, view, progress=progress)
+        return figure.save(figure.draw(self.captured, view), path)
 
     def _repr_png_(self) -> bytes:
         """The figure, as a notebook shows it."""
@@ -125,9 +107,9 @@ def explain(
     clip: Tensor,
     *,
     block: str | None = None,
-    query: QueryLike = "strongest",
-    arrows: int = figure.ARROWS,
-    show: Show = "arrows",
+    query: QueryLike = QUERY,
+    arrows: int = ARROWS,
+    show: Show = SHOW,
     pictures: NDArray[np.uint8] | None = None,
     frame_seconds: Sequence[float] | None = None,
     classes: Sequence[str] | None = None,
@@ -148,7 +130,7 @@ def explain(
         model: any network with non-local blocks: ours, or one that had blocks inserted.
         clip: what the model takes, with or without a batch axis of one: (3, frames, height, width), an image
             (3, height, width), ...
-        block, query, arrows, show: what is drawn, see `nonlocal_nn.explain.figure.draw`.
+        block, query, arrows, show: what is drawn, see `nonlocal_nn.explain.view.View`.
         pictures: the frames that the clip was made from, uint8 (frames, height, width, 3); None: made of the
             clip.
         frame_seconds: when each frame is shown.
@@ -165,9 +147,9 @@ def explain(
     captured = capture(
         model, clip, frames=pictures, frame_seconds=frame_seconds, classes=classes, title=title
     )
-    for one in captured.blocks.values() if block == "all" else [choose_block(captured, block)]:
-        find_queries(captured, one, query)  # refused here, not when the figure is drawn
-    return Explanation(captured, block, query, arrows, show)
+    view = View(block=block, query=query, arrows=arrows, show=show)
+    asked_rows(captured, view)  # refused here, not when the figure is drawn
+    return Explanation(captured, view)
 
 
 def check_suffix(path: str | Path) -> Path:

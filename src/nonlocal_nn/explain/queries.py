@@ -1,4 +1,4 @@
-"""Which positions are asked about: a pixel and frame, the centre, the strongest-responding one, or a grid.
+"""What a view means in a capture: which blocks, which of their positions, which frames.
 
 >>> parse_query("4,24,20"), parse_query("strongest"), parse_query("grid:2x3")
 ((4.0, 24.0, 20.0), 'strongest', 'grid:2x3')
@@ -6,19 +6,20 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from nonlocal_nn.explain.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.view import QueryLike, View
 
 WAYS = 'a pixel and frame ("FRAME,ROW,COLUMN"), "centre", "strongest" or "grid" ("grid:2x3" for 2 rows of 3)'
 _GRID = re.compile(r"grid(?::([1-9]\d?)x([1-9]\d?))?")
 _DEFAULT_GRID = (2, 2)
-
-QueryLike = str | Sequence[float]
+_FRAMES, _FEW_FRAMES = 6, 8  # shown of a clip; all of one that has no more than a few
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,30 @@ class Query:
     row: float
     column: float
     text: str
+
+
+def asked_rows(captured: Capture, view: View) -> list[tuple[BlockAffinity, Query]]:
+    """Every block of the view with each of its queries, as the rows of a figure are.
+
+    Raises ValueError for a block or a query that the capture does not have.
+    """
+    every = view.block == "all"
+    blocks = list(captured.blocks.values()) if every else [choose_block(captured, view.block)]
+    return [(block, query) for block in blocks for query in find_queries(captured, block, view.query)]
+
+
+def choose_block(captured: Capture, name: str | None) -> BlockAffinity:
+    """The block of that name; the last one for None.
+
+    Raises ValueError for a name that does not exist, with the nearest that do.
+    """
+    if name is None:
+        return list(captured.blocks.values())[-1]
+    if name not in captured.blocks:
+        known = list(captured.blocks)
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
+        raise ValueError(f"no non-local block {name!r} was captured; the nearest are {', '.join(near)}")
+    return captured.blocks[name]
 
 
 def parse_query(query: QueryLike) -> str | tuple[float, ...]:
@@ -103,6 +128,33 @@ def find_queries(captured: Capture, block: BlockAffinity, query: QueryLike) -> l
             f"frames 0 .. {frames - 1}, rows 0 .. {height - 1}, columns 0 .. {width - 1}"
         )
     return [_at(block, point, f"nearest to row {point[1]:g}, column {point[2]:g}")]
+
+
+def chosen_frames(
+    captured: Capture, frames: int | Sequence[int] | None, query_frames: Sequence[float]
+) -> list[int]:
+    """The numbers of the frames to show, ascending; evenly spread ones give way to the queries' own.
+
+    Raises ValueError for frames that the clip does not have.
+    """
+    count = len(captured.frames)
+    if frames is not None and not isinstance(frames, int):
+        listed = sorted({int(number) for number in frames})
+        if not listed or listed[0] < 0 or listed[-1] >= count:
+            raise ValueError(f"frames {list(frames)}: the clip's frames are 0 .. {count - 1}")
+        return listed
+    wanted = (count if count <= _FEW_FRAMES else _FRAMES) if frames is None else frames
+    if not 1 <= wanted <= count:
+        raise ValueError(f"frames = {wanted}: the clip has {count}, from 1 to all of them can be shown")
+    numbers = {int(number) for number in np.linspace(0, count - 1, wanted).round()} if wanted > 1 else {0}
+    own = {min(count - 1, max(0, round(frame))) for frame in query_frames}
+    for frame in sorted(own - numbers):
+        free = numbers - own
+        if not free:
+            break
+        numbers.remove(min(free, key=lambda number: (abs(number - frame), number)))
+        numbers.add(frame)
+    return sorted(numbers)
 
 
 def _listed(numbers: Sequence[float]) -> str:

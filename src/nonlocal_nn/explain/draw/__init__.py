@@ -1,0 +1,1 @@
+"""Figures and films of a capture, by matplotlib; nothing here opens a window."""
