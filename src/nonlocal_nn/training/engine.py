@@ -17,9 +17,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from nonlocal_nn._files import write_whole
+from nonlocal_nn.checkpoints.save import save_model
 from nonlocal_nn.data.errors import VideoError
 from nonlocal_nn.data.records import Manifest
-from nonlocal_nn.models.io import save_model
 from nonlocal_nn.training.checkpoint import WholeCheckpointIO
 from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.cores import cores_for_each, default_threads, default_workers

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from nonlocal_nn._files import write_whole
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.models.io import save_model
-from nonlocal_nn.models.published import implied_values
-from nonlocal_nn.models.recognise import Hints, infer_spec, to_ours
+from nonlocal_nn.checkpoints.layouts import LAYOUTS, WRITTEN_LAYOUTS, Layout
+from nonlocal_nn.checkpoints.pickled_arrays import write_arrays
+from nonlocal_nn.checkpoints.recognise import Hints, implied_values, infer_spec, to_ours
+from nonlocal_nn.checkpoints.save import save_model
 from nonlocal_nn.models.spec import VideoResNetSpec
 from nonlocal_nn.models.video_resnet import VideoResNet
-from nonlocal_nn.weights.layouts import LAYOUTS, WRITABLE, Layout
-from nonlocal_nn.weights.pickle_writer import write_arrays
 
 # What a network does not get from its weights; a published file says nothing of it.
 _NOT_IN_FILES = ("name", "dropout", "frames", "crop", "nonlocal_init")
@@ -49,8 +48,8 @@ def export_model(model: VideoResNet | NonLocalBlock, path: str | Path, to: str) 
     if to == "native":
         save_model(model, path)
         return {}
-    if to not in WRITABLE:
-        raise ValueError(f"no layout to write is called {to!r}; there are native, {', '.join(WRITABLE)}")
+    if to not in WRITTEN_LAYOUTS:
+        raise ValueError(f"no layout to write is called {to!r}; there are {', '.join(WRITTEN_LAYOUTS)}")
     if isinstance(model, NonLocalBlock):
         raise ValueError(
             f"a single block has no place in {LAYOUTS[to].owner}: only whole networks have; use native"

@@ -13,12 +13,15 @@ norm), and either form is read.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
-from nonlocal_nn.weights import block_layouts as blocks
+from nonlocal_nn.checkpoints import block_layouts as blocks
+
+if TYPE_CHECKING:
+    from nonlocal_nn.models.spec import SubsampleAt
 
 _NORM_NAMES = re.compile(r"(.*\.)?norm\d?")
 
@@ -40,13 +43,11 @@ class Layout:
         output_bias: W_z has a bias beside a norm.
         frames: of the clips its networks are usually tested on.
         image: its kernels have no time axis.
-        signature: what names of its tensors look like, whether or not we know them.
     """
 
     name: str
     owner: str
     modules: Names
-    signature: str
     conv: Mapping[str, str] = field(default_factory=lambda: blocks.TORCH_CONV)
     norm: Mapping[str, str] = field(default_factory=lambda: blocks.TORCH_NORM)
     key: str | None = None
@@ -54,7 +55,7 @@ class Layout:
     scale: bool = False
     pairwise: tuple[str, ...] = ("embedded_gaussian",)
     scaled: tuple[str, ...] = ()
-    subsample_at: Literal["input", "embedding"] = "input"
+    subsample_at: SubsampleAt = "input"
     output_bias: bool = True
     frames: int = 32
     image: bool = False
@@ -94,10 +95,6 @@ class Layout:
                 name = re.sub(r"<(.*?)>", r"\1" if optional else "", theirs)
                 return name.format(**values) + suffixes[tensor]
         return None
-
-    def recognised(self, names: Iterable[str]) -> int:
-        """How many of the names the layout has."""
-        return sum(self.to_ours(name) is not None for name in names)
 
     @cached_property
     def _readers(self) -> list[tuple[re.Pattern[str], str, dict[str, str]]]:
@@ -151,7 +148,6 @@ def _block(there: str, roles: Mapping[str, str]) -> Names:
 PYSLOWFAST = Layout(
     name="pyslowfast",
     owner="PySlowFast (.pyth)",
-    signature=r"s\d\.pathway\d_.*|head\.projection\..*",
     key="model_state",
     modules=(
         ("stem.conv", "s1.pathway0_stem.conv"),
@@ -178,7 +174,6 @@ PYSLOWFAST = Layout(
 CAFFE2 = Layout(
     name="caffe2",
     owner="the authors' Caffe2 (.pkl)",
-    signature=r"res_conv1_bn_.*|res\d_\d+_branch\d.*|nonlocal_conv\d_.*|pred_[wb]|conv1_w",
     key="blobs",
     conv=blocks.CAFFE2_CONV,
     norm=blocks.CAFFE2_NORM,
@@ -199,7 +194,6 @@ CAFFE2 = Layout(
 MMACTION2 = Layout(
     name="mmaction2",
     owner="mmaction2 (.pth)",
-    signature=r"backbone\..*|cls_head\..*",
     key="state_dict",
     modules=(
         ("stem.conv", "backbone.conv1.conv"),
@@ -230,7 +224,6 @@ _TORCHVISION: Names = (
 RESNET3D = Layout(
     name="pytorch-resnet3d",
     owner="pytorch-resnet3d (.pth)",
-    signature=r"conv1\.weight|bn1\..*|layer\d\.\d+\..*|fc\..*",
     modules=(
         *_TORCHVISION,
         *_block("layer{l}.{b}.nl.", blocks.RESNET3D.roles),
@@ -244,7 +237,6 @@ RESNET3D = Layout(
 IMAGE = Layout(
     name="image",
     owner="an image ResNet of torchvision or timm",
-    signature=RESNET3D.signature,
     modules=_TORCHVISION,
     stem="paper",
     image=True,
@@ -255,5 +247,7 @@ LAYOUTS: dict[str, Layout] = {
 }
 """Every layout of whole networks, by name. IMAGE has the names of RESNET3D; its kernels have no time axis."""
 
-WRITABLE = ("pyslowfast", "mmaction2", "caffe2")
-"""What `nonlocal convert` writes beside our own."""
+WrittenLayout = Literal["native", "pyslowfast", "mmaction2", "caffe2"]
+"""A layout that `export_model` and `nonlocal convert` write; "native" is our own."""
+
+WRITTEN_LAYOUTS: tuple[str, ...] = get_args(WrittenLayout)

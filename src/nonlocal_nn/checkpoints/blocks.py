@@ -10,18 +10,23 @@ from typing import Any
 from torch import Tensor
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.models.placing import filled_model
-from nonlocal_nn.models.recognise import Hints, checked_pairwise, checked_scale, file_pairwise, network_layout
-from nonlocal_nn.weights.block_layouts import FoundBlock, find_blocks
-from nonlocal_nn.weights.report import LoadReport
+from nonlocal_nn.checkpoints.block_layouts import FoundBlock, find_blocks
+from nonlocal_nn.checkpoints.fill import filled_model
+from nonlocal_nn.checkpoints.recognise import (
+    Hints,
+    checked_pairwise,
+    checked_scale,
+    file_pairwise,
+    network_layout,
+)
 
 _OPTIONS = tuple(name for name in inspect.signature(NonLocalBlock).parameters if name != "init")
 
 
 def build_blocks(
     state: Mapping[str, Tensor], path: str | Path, hints: Hints, *, partial: bool = False
-) -> dict[str, tuple[NonLocalBlock, LoadReport]]:
-    """Every non-local block of a state dict, by prefix, with what became of its tensors.
+) -> dict[str, NonLocalBlock]:
+    """Every non-local block of a state dict, by the name of its module there; in eval mode.
 
     Raises:
         ValueError: there is none, one is not whole, or a hint contradicts the file.
@@ -89,9 +94,7 @@ def _groups(found: Mapping[str, FoundBlock], state: Mapping[str, Tensor], hints:
     return {prefix: given.get(prefix, given.get(stages[prefix], 1)) for prefix in found}
 
 
-def _filled(
-    found: FoundBlock, what: str, groups: int, hints: Hints, partial: bool
-) -> tuple[NonLocalBlock, LoadReport]:
+def _filled(found: FoundBlock, what: str, groups: int, hints: Hints, partial: bool) -> NonLocalBlock:
     layout, tensors = found.layout, dict(found.tensors)
     kinds = file_pairwise(tensors, layout.pairwise)
     pairwise: Any = checked_pairwise(layout.owner, kinds, hints)
@@ -131,4 +134,4 @@ def _filled(
         return block
 
     what = f"{what} ({layout.owner})"
-    return filled_model(build, tensors, implied, found.left, what, partial=partial)
+    return filled_model(build, tensors, implied, found.left, what, partial=partial)[0]

@@ -12,9 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:  # names of layouts are read by `nonlocal --help`, which does not wait for torch
+    from torch import Tensor
+
+    from nonlocal_nn.models.spec import SubsampleAt
 
 TORCH_CONV = {"weight": ".weight", "bias": ".bias"}
 TORCH_NORM = {
@@ -51,7 +54,7 @@ class BlockLayout:
     pairwise: tuple[str, ...] = ("embedded_gaussian", "dot_product")
     scaled: tuple[str, ...] = ("embedded_gaussian",)
     subsample: bool | Literal["named"] = True
-    subsample_at: Literal["input", "embedding"] = "input"
+    subsample_at: SubsampleAt = "input"
     scale_by: Literal["inner", "channels"] = "inner"
 
     def candidates(self) -> dict[str, list[tuple[str, bool]]]:
