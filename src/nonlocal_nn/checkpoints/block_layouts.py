@@ -38,10 +38,14 @@ class BlockLayout:
         roles: our name -> theirs; <.0> is there only when the block pools (or, in W_z, has a norm); of two
             names with | between them the first is written.
         separator: between the block's own name and its parts'.
-        scale, pairwise, scaled: as for `Layout`.
+        conv, norm: suffixes of a convolution's (or linear layer's) and of a norm's tensors, here and there.
+        pairwise: what its blocks can be, the first when no hint or tensor says otherwise.
+        scale: whether theta . phi is scaled when no hint says otherwise.
+        scaled: the pairwise functions it can scale.
+        scale_by: whose length the scale is the inverse root of.
         subsample: whether its blocks pool; "named": the names say it.
         subsample_at: where they do.
-        scale_by: whose length the scale is the inverse root of.
+        output_bias: W_z has a bias beside a norm.
     """
 
     name: str
@@ -56,6 +60,7 @@ class BlockLayout:
     subsample: bool | Literal["named"] = True
     subsample_at: SubsampleAt = "input"
     scale_by: Literal["inner", "channels"] = "inner"
+    output_bias: bool = True
 
     def candidates(self) -> dict[str, list[tuple[str, bool]]]:
         """Tensor here -> the names it can have there, each with whether what stands in <...> is in it."""
@@ -115,6 +120,7 @@ MMACTION2 = BlockLayout(
     pairwise=("embedded_gaussian", "dot_product", "gaussian", "concatenation"),
     subsample="named",
     subsample_at="embedding",
+    output_bias=False,
 )
 NONLOCAL_PYTORCH = BlockLayout(
     name="non-local_pytorch",

@@ -83,8 +83,7 @@ def _groups(found: Mapping[str, FoundBlock], state: Mapping[str, Tensor], hints:
         stages[prefix] = prefix if ours is None else ours.partition(".")[0]
     given = hints.temporal_groups
     if given is None:
-        folded = layout is not None and layout.name == "caffe2" and "res_conv1_bn_rm" not in state
-        given = {"res3": 4} if folded else {}
+        given = {} if layout is None or "res_conv1_bn_rm" in state else layout.folded_groups
     else:
         for key in given:
             if key not in stages and key not in stages.values():
@@ -112,7 +111,7 @@ def _filled(found: FoundBlock, what: str, groups: int, hints: Hints, partial: bo
     normed = any(name.startswith("norm.") for name in tensors)
     folded = "norm.weight" in tensors and "norm.running_mean" not in tensors
     implied = {"num_batches_tracked": 0.0}
-    if normed and layout.name == "mmaction2":
+    if normed and not layout.output_bias:
         implied["W_z.bias"] = 0.0
     if folded and layout.name == "caffe2":
         implied |= {"running_mean": 0.0, "running_var": 1.0}

@@ -103,16 +103,16 @@ def _check(spec: VideoResNetSpec, layout: Layout) -> None:
         refuse(f"its stages have strides {spec.stage_strides}")
     if not spec.nonlocal_after:
         return
-    if spec.pairwise not in layout.pairwise:
-        refuse(f"its blocks are {spec.pairwise}; theirs can be {', '.join(layout.pairwise)}")
-    if spec.scale and spec.pairwise not in layout.scaled:
+    if spec.pairwise not in layout.block.pairwise:
+        refuse(f"its blocks are {spec.pairwise}; theirs can be {', '.join(layout.block.pairwise)}")
+    if spec.scale and spec.pairwise not in layout.block.scaled:
         refuse(f"its {spec.pairwise} blocks scale theta . phi")
     if spec.span != "spacetime":
         refuse(f"its blocks look over {spec.span} alone")
     if not spec.subsample and layout.name != "mmaction2":
         refuse("its blocks do not subsample, and the names of their tensors could not say so")
-    if spec.subsample and spec.subsample_at != layout.subsample_at:
-        theirs = "x before phi and g" if layout.subsample_at == "input" else "phi and g"
+    if spec.subsample and spec.subsample_at != layout.block.subsample_at:
+        theirs = "x before phi and g" if layout.block.subsample_at == "input" else "phi and g"
         refuse(f"its blocks pool at subsample_at={spec.subsample_at!r}; theirs pool {theirs}")
     if layout.name == "mmaction2" and any(groups != 1 for groups in spec.temporal_groups.values()):
         refuse(f"its blocks see groups of frames {dict(spec.temporal_groups)}")
@@ -134,7 +134,7 @@ def _hints(tensors: Mapping[str, Tensor], model: VideoResNet, layout: Layout) ->
     hints = {field: getattr(spec, field) for field in _HINTED if getattr(read, field) != getattr(spec, field)}
     if not spec.nonlocal_after:
         hints = {field: value for field, value in hints.items() if field == "stem"}
-    if spec.pairwise not in layout.scaled:
+    if spec.pairwise not in layout.block.scaled:
         hints.pop("scale", None)
     hints.pop("pairwise" if spec.pairwise in ("gaussian", "concatenation") else "", None)
     again = infer_spec(named, tensors, layout, Hints(**hints))

@@ -185,7 +185,7 @@ def load_image_weights(model: VideoResNet, path: str | Path) -> LoadReport:
 def _native(
     tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: Path, hints: Hints, *, partial: bool
 ) -> VideoResNet | NonLocalBlock:
-    """The model of one of our own files; what it says needs no hint, and bears no other."""
+    """The model of one of our own files. Its header says all; a hint that says otherwise is an error."""
     if "block" in header:
         return _native_block(tensors, header, path, hints)
     if "spec" not in header:

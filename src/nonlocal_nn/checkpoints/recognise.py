@@ -123,7 +123,7 @@ def infer_spec(
 def implied_values(spec: VideoResNetSpec, layout: Layout) -> dict[str, float]:
     """Tensors the layout does not write because it fixes their value."""
     implied = {"num_batches_tracked": 0.0}
-    if not layout.output_bias and spec.nonlocal_norm is not None:
+    if not layout.block.output_bias and spec.nonlocal_norm is not None:
         for stage, indices in spec.nonlocal_after.items():
             implied |= {f"{stage}.nonlocal{index}.W_z.bias": 0.0 for index in indices}
     if spec.norm == "frozen" and spec.norm_eps == 0:
@@ -232,8 +232,9 @@ def _blocks(
             )
     if not parts:
         return {}
-    if groups is None and folded and layout.name == "caffe2" and any(stage == "res3" for stage, _ in parts):
-        groups = {"res3": 4}
+    if groups is None and folded:
+        with_blocks = {stage for stage, _ in parts}
+        groups = {stage: count for stage, count in layout.folded_groups.items() if stage in with_blocks}
     after: dict[str, tuple[int, ...]] = {}
     for stage, index in sorted(parts):
         after[stage] = (*after.get(stage, ()), index)
@@ -241,9 +242,9 @@ def _blocks(
     return {
         "nonlocal_after": after,
         "pairwise": pairwise,
-        "scale": checked_scale(layout.owner, pairwise, layout.scaled, layout.scale, hints),
+        "scale": checked_scale(layout.owner, pairwise, layout.block.scaled, layout.block.scale, hints),
         "subsample": _subsample(names, layout),
-        "subsample_at": layout.subsample_at,
+        "subsample_at": layout.block.subsample_at,
         "temporal_groups": {stage: count for stage, count in (groups or {}).items() if count != 1},
         "nonlocal_norm": "batch" if any(_has_norm(have) for have in parts.values()) else None,
     }
@@ -254,7 +255,7 @@ def _has_norm(names: Iterable[str]) -> bool:
 
 
 def _pairwise(blocks: list[set[str]], layout: Layout, hints: Hints) -> str:
-    kinds = {file_pairwise(have, layout.pairwise) for have in blocks}
+    kinds = {file_pairwise(have, layout.block.pairwise) for have in blocks}
     if len(kinds) > 1:
         raise ValueError("some of its non-local blocks have theta, phi and w_f and others do not")
     return checked_pairwise(layout.owner, kinds.pop(), hints)
