@@ -70,7 +70,7 @@ def write(name: str, layout: str, folder: Path) -> tuple[Path, Path]:
     import torch
 
     import nonlocal_nn as nl
-    from nonlocal_nn.models.export import export_model
+    from nonlocal_nn.checkpoints.export import export_model
 
     model = nl.create_model(name, subsample_at=LAYOUTS[layout], stem="slowfast")
     for module in model.modules():

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nonlocal_nn import functional as functional
     from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock as NonLocalBlock
+    from nonlocal_nn.checkpoints.load import load_blocks as load_blocks
+    from nonlocal_nn.checkpoints.load import load_model as load_model
+    from nonlocal_nn.checkpoints.save import save_model as save_model
     from nonlocal_nn.explain.explanation import explain as explain
     from nonlocal_nn.insertion.insert import insert_blocks as insert_blocks
     from nonlocal_nn.models.catalog import create_model as create_model
     from nonlocal_nn.models.catalog import list_models as list_models
-    from nonlocal_nn.models.io import load_blocks as load_blocks
-    from nonlocal_nn.models.io import load_model as load_model
-    from nonlocal_nn.models.io import save_model as save_model
 
 __version__ = "0.1.0"
 
@@ -33,9 +33,9 @@ _HOME = {
     "create_model": "nonlocal_nn.models.catalog",
     "list_models": "nonlocal_nn.models.catalog",
     "explain": "nonlocal_nn.explain",
-    "load_blocks": "nonlocal_nn.models.io",
-    "load_model": "nonlocal_nn.models.io",
-    "save_model": "nonlocal_nn.models.io",
+    "load_blocks": "nonlocal_nn.checkpoints.load",
+    "load_model": "nonlocal_nn.checkpoints.load",
+    "save_model": "nonlocal_nn.checkpoints.save",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from nonlocal_nn.checkpoints.save import save_model
 from nonlocal_nn.models.catalog import create_model
-from nonlocal_nn.models.io import save_model
 
 CLASSES = ("circle", "cross", "line", "[bold]square", "star", "wave", "zigzag")
 METADATA = {

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from nonlocal_nn.checkpoints.load import load_model
+from nonlocal_nn.checkpoints.save import save_model
 from nonlocal_nn.cli import main
 from nonlocal_nn.data.decode import VideoReader
-from nonlocal_nn.models.io import load_model, save_model
 
 QUICK = ["--clips", "2", "--crops", "1", "--workers", "0", "--device", "cpu"]
 Capture = pytest.CaptureFixture[str]

@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 
+from nonlocal_nn.checkpoints.load import load_model
+from nonlocal_nn.checkpoints.save import save_model
 from nonlocal_nn.cli import main
-from nonlocal_nn.models.io import load_model, save_model
 
 QUICK = ["--clips", "2", "--crops", "3", "--workers", "0", "--device", "cpu"]
 Capture = pytest.CaptureFixture[str]

@@ -52,7 +52,8 @@ def test_an_unknown_public_name_lists_the_known_ones() -> None:
 
 def test_modules_that_the_command_line_needs_import_no_torch() -> None:
     """`nonlocal --help` answers at once because options, names and index rules live in light modules."""
-    light = ["cli", "models.spec", "training.config", "data.manifest", "data.sampling", "data.errors"]
+    light = ["cli", "models.spec", "models.catalog", "checkpoints.layouts", "training.config"]
+    light += ["data.manifest", "data.sampling", "data.errors"]
     code = "\n".join(f"import nonlocal_nn.{name}" for name in light)
     assert "torch" not in loaded_after(code)
 
@@ -90,7 +91,7 @@ def test_the_licence_is_the_standard_text() -> None:
     assert hashlib.sha256(text).hexdigest() == standard
 
 
-@pytest.mark.parametrize("part", ["ops", "blocks", "models", "weights", "data", "evaluation", "training"])
+@pytest.mark.parametrize("part", ["ops", "blocks", "models", "checkpoints", "data", "evaluation", "training"])
 def test_every_part_says_what_it_is(part: str) -> None:
     package = importlib.import_module(f"nonlocal_nn.{part}")
     assert package.__doc__

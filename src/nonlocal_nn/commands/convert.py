@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from nonlocal_nn.checkpoints.layouts import WrittenLayout
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class ConvertConfig:
 
     files: list[str]
     """The file to read and the file to write."""
-    to: Literal["native", "pyslowfast", "mmaction2", "caffe2"]
+    to: WrittenLayout
     """The layout to write; native is our own safetensors with everything about the network inside."""
     stem: str | None = None
     """Conv1 and the first pools, if not the layout's default: slowfast, vnl, vnl32, mmaction2, paper."""
@@ -45,8 +46,8 @@ def convert_command(config: ConvertConfig) -> int:
         )
     source, target = config.files
 
-    from nonlocal_nn.models.export import export_model
-    from nonlocal_nn.models.io import load_model
+    from nonlocal_nn.checkpoints.export import export_model
+    from nonlocal_nn.checkpoints.load import load_model
 
     model = load_model(
         source,

@@ -72,7 +72,7 @@ def model_rows(pattern: str | None = None, classes: int = 400) -> list[ModelRow]
     from rich.progress import track
 
     from nonlocal_nn.evaluation.cost import Cost, measure, shapes_only
-    from nonlocal_nn.models.catalog import build_model
+    from nonlocal_nn.models.build import build_model
 
     names = list_models(pattern)
     if not names:

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nonlocal_nn.checkpoints.load import load_model
+from nonlocal_nn.checkpoints.native import checkpoint_file
 from nonlocal_nn.data.dataset import ViewDataset
 from nonlocal_nn.data.defaults import MEAN, STD, short_side_of
 from nonlocal_nn.data.records import Manifest
@@ -13,9 +15,7 @@ from nonlocal_nn.data.transforms import ViewTransform
 from nonlocal_nn.evaluation.config import ScoringConfig
 from nonlocal_nn.evaluation.device import choose_device
 from nonlocal_nn.evaluation.views import Scoring
-from nonlocal_nn.models.io import load_model
 from nonlocal_nn.models.video_resnet import VideoResNet
-from nonlocal_nn.weights.native import checkpoint_file
 
 
 @dataclass(frozen=True)

@@ -116,11 +116,6 @@ def create_model(name: str, num_classes: int | None = None, **spec_overrides: An
     """
     if num_classes is not None:
         spec_overrides["num_classes"] = num_classes
+    from nonlocal_nn.models.build import build_model  # imports torch, which names and specs do without
+
     return build_model(get_spec(name, **spec_overrides))
-
-
-def build_model(spec: VideoResNetSpec) -> VideoResNet:
-    """Build the network a spec describes, in training mode; torch is imported now."""
-    from nonlocal_nn.models.build import build_model as build
-
-    return build(spec)

@@ -8,9 +8,12 @@ throughout.
 
 from __future__ import annotations
 
+import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +21,9 @@ from torch.nn import functional as F
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.models.spec import VideoResNetSpec
-from nonlocal_nn.weights.report import LoadReport
+
+if TYPE_CHECKING:
+    from nonlocal_nn.checkpoints.report import LoadReport
 
 
 class VideoStem(nn.Module):
@@ -211,9 +216,8 @@ class VideoResNet(nn.Module):
 
         In eval mode. Needs huggingface_hub: pip install 'nonlocal-nn[hub]'.
         """
-        from nonlocal_nn.models.hub import hub_model
-
-        model = hub_model(None).from_pretrained(
+        model: VideoResNet = _hub().from_pretrained(
+            cls,
             name,
             revision=revision,
             token=token,
@@ -221,15 +225,11 @@ class VideoResNet(nn.Module):
             force_download=force_download,
             local_files_only=local_files_only,
         )
-        if not isinstance(model, cls):
-            raise ValueError(f"{name} holds a {type(model).__name__}, not a {cls.__name__}")
         return model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model.safetensors and a model card (README.md) into a folder."""
-        from nonlocal_nn.models.hub import hub_model
-
-        hub_model(self).save_pretrained(folder)
+        _hub().save_pretrained(self, folder)
 
     def push_to_hub(
         self,
@@ -240,17 +240,7 @@ class VideoResNet(nn.Module):
         token: str | None = None,
     ) -> str:
         """Upload the network and its model card to the Hugging Face hub; returns the commit's address."""
-        from nonlocal_nn.models.hub import hub_model
-
-        return str(
-            hub_model(self).push_to_hub(
-                name,
-                commit_message=message,
-                private=private,
-                token=token,
-                model_card_kwargs={"repo_id": name},
-            )
-        )
+        return str(_hub().push_to_hub(self, name, message=message, private=private, token=token))
 
     def _rows(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         if x.dim() != 5 or x.shape[1] != self.stem.conv.in_channels:
@@ -273,3 +263,8 @@ class VideoResNet(nn.Module):
             if name == "res2" and self.pool2 is not None:
                 x = self.pool2(x)
                 yield "pool2", x
+
+
+def _hub() -> ModuleType:
+    """Looked up by name when a method is called: that module imports this one, which must not import it."""
+    return importlib.import_module("nonlocal_nn.checkpoints.hub")

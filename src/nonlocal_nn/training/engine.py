@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from nonlocal_nn._files import write_whole
+from nonlocal_nn.checkpoints.native import MODEL_FILE
+from nonlocal_nn.checkpoints.save import save_model
 from nonlocal_nn.data.errors import VideoError
-from nonlocal_nn.models.io import save_model
 from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.datamodule import ClipDataModule, make_datasets
 from nonlocal_nn.training.inputs import Manifests, clip_shape, describe_input, fingerprint_of
@@ -36,7 +37,6 @@ from nonlocal_nn.training.signals import StopSignals
 from nonlocal_nn.training.skipped import SkippedVideos, TooManyBadVideosError
 from nonlocal_nn.training.task import ClassifierTask
 from nonlocal_nn.training.trainer import check_checkpoint, make_trainer, quiet_lightning
-from nonlocal_nn.weights.native import MODEL_FILE
 
 
 def run_training(

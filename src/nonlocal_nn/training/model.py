@@ -54,7 +54,7 @@ def _check_blocks_can_learn(model: VideoResNet) -> None:
 
 def _load_own(model: VideoResNet, path: Path) -> list[str]:
     """Weights of ours; a classifier of other classes is left out, any other difference is an error."""
-    from nonlocal_nn.models.io import load_weights
+    from nonlocal_nn.checkpoints.load import load_weights
 
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     report = load_weights(model, path, partial=True)
@@ -74,7 +74,7 @@ def _may_be_new(name: str) -> bool:
 
 
 def _load_image_network(model: VideoResNet, path: Path) -> list[str]:
-    from nonlocal_nn.models.io import load_image_weights
+    from nonlocal_nn.checkpoints.load import load_image_weights
 
     report = load_image_weights(model, path)
     return [f"first weights: {path}, inflated", *str(report).splitlines()]

@@ -10,7 +10,7 @@ made of. It imports nothing and calls nothing, so a file that names anything els
 >>> path = Path(tempfile.mkdtemp()) / "model.pkl"
 >>> with path.open("wb") as file:
 ...     pickle.dump({"conv1_w": np.ones((2, 3), dtype="f4")}, file, protocol=2)
->>> from nonlocal_nn.weights.pickled_arrays import find_arrays
+>>> from nonlocal_nn.checkpoints.pickled_arrays import find_arrays
 >>> arrays = find_arrays(read_pickle(path), path)
 >>> arrays["conv1_w"].shape, arrays["conv1_w"].read(path).sum()
 ((2, 3), np.float32(6.0))
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nonlocal_nn.weights.pickled_arrays import (
+from nonlocal_nn.checkpoints.pickled_arrays import (
     PLAIN_TYPES,
     ArrayType,
     PickledArray,
@@ -39,7 +39,7 @@ from nonlocal_nn.weights.pickled_arrays import (
 )
 
 MAX_STEPS = 2_000_000
-"""A model of ten thousand arrays takes a quarter of this; a bomb of empty lists takes more."""
+"""A model of ten thousand arrays takes a quarter of this; a pickle bomb (millions of empty lists) more."""
 
 _SMALL = 1 << 12  # longer byte strings stay in the file until an array wants them
 _MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nonlocal_nn.weights.pickle_machine import read_pickle
-from nonlocal_nn.weights.pickled_arrays import PickledArray, PickleError, find_arrays
+from nonlocal_nn.checkpoints.pickle_machine import read_pickle
+from nonlocal_nn.checkpoints.pickled_arrays import PickledArray, PickleError, find_arrays
 
 _WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
 _PREFIXES = ("module.",)  # DataParallel's
@@ -104,7 +104,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _check_zip(path: Path) -> None:
-    """torch.save does not compress: what would unpack to more than the file is a bomb."""
+    """torch.save does not compress: what would unpack to more than the file is a zip bomb."""
     try:
         if not zipfile.is_zipfile(path):
             return
@@ -123,8 +123,8 @@ def _read_arrays(path: Path) -> dict[str, Tensor]:
     try:
         found = find_arrays(read_pickle(path), path)
         wanted = {name: array for name, array in found.items() if not _is_optimizer_state(name)}
-        room = 4 * path.stat().st_size + (1 << 20)  # a few names for one array are fine, thousands are a bomb
-        if sum(math.prod(array.shape) * array.dtype.itemsize for array in wanted.values()) > room:
+        size = sum(math.prod(array.shape) * array.dtype.itemsize for array in wanted.values())
+        if size > _most_bytes(path):
             raise PickleError("its arrays are larger than the file; it is damaged or hostile")
         return {name: _to_tensor(array, path) for name, array in wanted.items()}
     except PickleError as error:
@@ -165,7 +165,7 @@ def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     A tensor's sizes and strides are only words in a file: one number, repeated by strides of 0, can claim to
     be a matrix that fills the memory as soon as somebody copies it.
     """
-    room = 4 * path.stat().st_size + (1 << 20)  # some networks name one tensor several times
+    room = _most_bytes(path)
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
             raise ValueError(f"{path}: tensor {name} is no dense array of plain numbers")
@@ -177,6 +177,11 @@ def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
                 "it is damaged or hostile"
             )
     return tensors
+
+
+def _most_bytes(path: Path) -> int:
+    """What its tensors may take: a few names for one tensor are usual, thousands would fill the memory."""
+    return 4 * path.stat().st_size + (1 << 20)
 
 
 def _refused(error: BaseException) -> str:

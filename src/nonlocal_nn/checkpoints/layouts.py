@@ -13,12 +13,12 @@ norm), and either form is read.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
-from nonlocal_nn.weights import block_layouts as blocks
+from nonlocal_nn.checkpoints import block_layouts as blocks
 
 _NORM_NAMES = re.compile(r"(.*\.)?norm\d?")
 
@@ -31,31 +31,21 @@ class Layout:
 
     Attributes:
         modules: rows (module here, module there); of two rows for one module the first is written.
-        conv, norm: suffixes of a convolution's (or linear layer's) and of a norm's tensors, here and there.
+        block: its non-local blocks; its suffixes of tensors' names hold for the whole network.
         key: the entry of the file's outer dictionary that holds the tensors.
-        stem, scale: what is meant when no hint says otherwise.
-        pairwise: what its blocks can be, the first when no hint or tensor says otherwise.
-        scaled: the pairwise functions it can scale.
-        subsample_at: where its blocks pool.
-        output_bias: W_z has a bias beside a norm.
+        stem: what is meant when no hint says otherwise.
+        folded_groups: temporal groups of networks whose norms are folded, when no hint says otherwise.
         frames: of the clips its networks are usually tested on.
         image: its kernels have no time axis.
-        signature: what names of its tensors look like, whether or not we know them.
     """
 
     name: str
     owner: str
     modules: Names
-    signature: str
-    conv: Mapping[str, str] = field(default_factory=lambda: blocks.TORCH_CONV)
-    norm: Mapping[str, str] = field(default_factory=lambda: blocks.TORCH_NORM)
+    block: blocks.BlockLayout
     key: str | None = None
     stem: str = "paper"
-    scale: bool = False
-    pairwise: tuple[str, ...] = ("embedded_gaussian",)
-    scaled: tuple[str, ...] = ()
-    subsample_at: Literal["input", "embedding"] = "input"
-    output_bias: bool = True
+    folded_groups: Mapping[str, int] = field(default_factory=dict)
     frames: int = 32
     image: bool = False
 
@@ -81,7 +71,7 @@ class Layout:
         module, _, tensor = ours.rpartition(".")
         if module.endswith(".w_f") or tensor == "w_f":
             module, tensor = ours, "weight"
-        suffixes = self.norm if _NORM_NAMES.fullmatch(module) else self.conv
+        suffixes = self._suffixes(module)
         if tensor not in suffixes:
             return None
         for pattern, theirs in self._writers:
@@ -94,10 +84,6 @@ class Layout:
                 name = re.sub(r"<(.*?)>", r"\1" if optional else "", theirs)
                 return name.format(**values) + suffixes[tensor]
         return None
-
-    def recognised(self, names: Iterable[str]) -> int:
-        """How many of the names the layout has."""
-        return sum(self.to_ours(name) is not None for name in names)
 
     @cached_property
     def _readers(self) -> list[tuple[re.Pattern[str], str, dict[str, str]]]:
@@ -113,7 +99,7 @@ class Layout:
         return [(re.compile(_regex(ours)), theirs) for ours, theirs in self.modules]
 
     def _suffixes(self, ours: str) -> Mapping[str, str]:
-        return self.norm if _NORM_NAMES.fullmatch(ours) else self.conv
+        return self.block.norm if _NORM_NAMES.fullmatch(ours) else self.block.conv
 
 
 def _dotted(module: str, tensor: str) -> str:
@@ -140,10 +126,10 @@ def _residual(there: str, shortcut: tuple[str, str], part: str, norm: str) -> Na
     return tuple(rows)
 
 
-def _block(there: str, roles: Mapping[str, str]) -> Names:
+def _block(there: str, block: blocks.BlockLayout) -> Names:
     return tuple(
         (f"res{{s}}.nonlocal{{b}}.{role}", there + name)
-        for role, names in roles.items()
+        for role, names in block.roles.items()
         for name in names.split("|")
     )
 
@@ -151,7 +137,6 @@ def _block(there: str, roles: Mapping[str, str]) -> Names:
 PYSLOWFAST = Layout(
     name="pyslowfast",
     owner="PySlowFast (.pyth)",
-    signature=r"s\d\.pathway\d_.*|head\.projection\..*",
     key="model_state",
     modules=(
         ("stem.conv", "s1.pathway0_stem.conv"),
@@ -162,44 +147,34 @@ PYSLOWFAST = Layout(
             "branch2.{letter}",
             "branch2.{letter}_bn",
         ),
-        *_block(
-            "s{s}.pathway0_nonlocal{b}.",
-            blocks.PYSLOWFAST.roles,
-        ),
+        *_block("s{s}.pathway0_nonlocal{b}.", blocks.PYSLOWFAST),
         ("head.fc", "head.projection"),
     ),
+    block=blocks.PYSLOWFAST,
     stem="slowfast",
-    scale=True,
-    pairwise=("embedded_gaussian", "dot_product"),
-    scaled=("embedded_gaussian",),
     frames=8,
 )
 
 CAFFE2 = Layout(
     name="caffe2",
     owner="the authors' Caffe2 (.pkl)",
-    signature=r"res_conv1_bn_.*|res\d_\d+_branch\d.*|nonlocal_conv\d_.*|pred_[wb]|conv1_w",
     key="blobs",
-    conv=blocks.CAFFE2_CONV,
-    norm=blocks.CAFFE2_NORM,
     modules=(
         ("stem.conv", "conv1"),
         ("stem.norm", "res_conv1_bn"),
         *_residual("res{s}_{b}_", ("branch1", "branch1_bn"), "branch2{letter}", "branch2{letter}_bn"),
-        *_block("nonlocal_conv{s}_{b}_", blocks.CAFFE2.roles),
+        *_block("nonlocal_conv{s}_{b}_", blocks.CAFFE2),
         ("head.fc", "pred"),
     ),
+    block=blocks.CAFFE2,
     stem="vnl",
-    scale=True,
-    pairwise=("embedded_gaussian", "dot_product"),
-    scaled=("embedded_gaussian",),
+    folded_groups={"res3": 4},
     frames=8,
 )
 
 MMACTION2 = Layout(
     name="mmaction2",
     owner="mmaction2 (.pth)",
-    signature=r"backbone\..*|cls_head\..*",
     key="state_dict",
     modules=(
         ("stem.conv", "backbone.conv1.conv"),
@@ -207,17 +182,11 @@ MMACTION2 = Layout(
         *_residual(
             "backbone.layer{l}.{b}.", ("downsample.conv", "downsample.bn"), "conv{n}.conv", "conv{n}.bn"
         ),
-        *_block(
-            "backbone.layer{l}.{b}.non_local_block.",
-            blocks.MMACTION2.roles,
-        ),
+        *_block("backbone.layer{l}.{b}.non_local_block.", blocks.MMACTION2),
         ("head.fc", "cls_head.fc_cls"),
     ),
+    block=blocks.MMACTION2,
     stem="mmaction2",
-    pairwise=("embedded_gaussian", "dot_product", "gaussian", "concatenation"),
-    scaled=("embedded_gaussian",),
-    subsample_at="embedding",
-    output_bias=False,
 )
 
 _TORCHVISION: Names = (
@@ -230,22 +199,20 @@ _TORCHVISION: Names = (
 RESNET3D = Layout(
     name="pytorch-resnet3d",
     owner="pytorch-resnet3d (.pth)",
-    signature=r"conv1\.weight|bn1\..*|layer\d\.\d+\..*|fc\..*",
     modules=(
         *_TORCHVISION,
-        *_block("layer{l}.{b}.nl.", blocks.RESNET3D.roles),
+        *_block("layer{l}.{b}.nl.", blocks.RESNET3D),
     ),
+    # A whole network can be of dot products, by a hint; a block by itself cannot.
+    block=replace(blocks.RESNET3D, pairwise=("embedded_gaussian", "dot_product")),
     stem="vnl32",
-    scale=True,
-    pairwise=("embedded_gaussian", "dot_product"),
-    scaled=("embedded_gaussian",),
 )
 
 IMAGE = Layout(
     name="image",
     owner="an image ResNet of torchvision or timm",
-    signature=RESNET3D.signature,
     modules=_TORCHVISION,
+    block=blocks.RESNET3D,
     stem="paper",
     image=True,
 )
@@ -255,5 +222,7 @@ LAYOUTS: dict[str, Layout] = {
 }
 """Every layout of whole networks, by name. IMAGE has the names of RESNET3D; its kernels have no time axis."""
 
-WRITABLE = ("pyslowfast", "mmaction2", "caffe2")
-"""What `nonlocal convert` writes beside our own."""
+WrittenLayout = Literal["native", "pyslowfast", "mmaction2", "caffe2"]
+"""A layout that `export_model` and `nonlocal convert` write; "native" is our own."""
+
+WRITTEN_LAYOUTS: tuple[str, ...] = get_args(WrittenLayout)

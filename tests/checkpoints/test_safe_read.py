@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nonlocal_nn.weights.safe_read import read_state_dict
+from nonlocal_nn.checkpoints.safe_read import read_state_dict
 
 STATE = {"conv.weight": torch.ones(2, 3), "conv.bias": torch.zeros(2)}
 

@@ -15,8 +15,8 @@ from torch import Tensor
 import nonlocal_nn as nl
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.models.video_resnet import VideoResNet
-from tests.weights import plain_networks as plain
-from tests.weights.plain_networks import Kind, Plain
+from tests.checkpoints import plain_networks as plain
+from tests.checkpoints.plain_networks import Kind, Plain
 
 CLIP = (2, 3, 16, 36, 40)
 

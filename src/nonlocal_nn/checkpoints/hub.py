@@ -1,13 +1,17 @@
-"""Networks on the Hugging Face hub: our own file and a model card. huggingface_hub is imported when used."""
+"""Networks on the Hugging Face hub: our own file and a model card. huggingface_hub is imported when used.
+
+`VideoResNet.from_pretrained`, `save_pretrained` and `push_to_hub` call the functions of the same names here.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from nonlocal_nn.models.io import load_model, save_model
+from nonlocal_nn.checkpoints.load import load_model
+from nonlocal_nn.checkpoints.native import MODEL_FILE
+from nonlocal_nn.checkpoints.save import save_model
 from nonlocal_nn.models.video_resnet import VideoResNet
-from nonlocal_nn.weights.native import MODEL_FILE
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -38,7 +42,69 @@ Everything about the network:
 """
 
 
-def hub_model(model: VideoResNet | None) -> Any:
+Network = TypeVar("Network", bound=VideoResNet)
+
+
+def from_pretrained(
+    model_class: type[Network],
+    name: str,
+    *,
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | None,
+    force_download: bool,
+    local_files_only: bool,
+) -> Network:
+    """The network of a repository on the hub, or of a folder from `save_pretrained`; in eval mode.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        ValueError: it holds another model than a `model_class`.
+    """
+    model = _mixin(None).from_pretrained(
+        name,
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        force_download=force_download,
+        local_files_only=local_files_only,
+    )
+    if not isinstance(model, model_class):
+        raise ValueError(f"{name} holds a {type(model).__name__}, not a {model_class.__name__}")
+    return model
+
+
+def save_pretrained(model: VideoResNet, folder: str | Path) -> None:
+    """Write model.safetensors and a model card (README.md) into a folder.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        ValueError: as `save_model`.
+    """
+    _mixin(model).save_pretrained(folder)
+
+
+def push_to_hub(
+    model: VideoResNet, name: str, *, message: str, private: bool | None, token: str | None
+) -> str:
+    """Upload what `save_pretrained` writes; returns the commit's address.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        ValueError: as `save_model`.
+    """
+    return str(
+        _mixin(model).push_to_hub(
+            name,
+            commit_message=message,
+            private=private,
+            token=token,
+            model_card_kwargs={"repo_id": name},
+        )
+    )
+
+
+def _mixin(model: VideoResNet | None) -> Any:
     """The mixin of huggingface_hub around a network; of None, its class alone, to load with.
 
     Raises:

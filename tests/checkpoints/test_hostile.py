@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import nonlocal_nn as nl
+from nonlocal_nn.checkpoints.load import load_weights
+from nonlocal_nn.checkpoints.safe_read import read_state_dict
 from nonlocal_nn.models.catalog import create_model
-from nonlocal_nn.models.io import load_weights
-from nonlocal_nn.weights.safe_read import read_state_dict
-from tests.weights.plain_networks import python2_pickle
+from tests.checkpoints.plain_networks import python2_pickle
 
 
 def small_block() -> dict[str, Tensor]:

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
+from nonlocal_nn.checkpoints.layouts import IMAGE, LAYOUTS, RESNET3D, Layout
 from nonlocal_nn.models.catalog import SPECS
 from nonlocal_nn.models.spec import STEMS, VideoResNetSpec
-from nonlocal_nn.weights.layouts import IMAGE, LAYOUTS, RESNET3D, Layout
 
 _RESIDUAL = re.compile(r"(res[2-5])\.(\d+)\.conv1\.weight")
 _NONLOCAL = re.compile(r"(res[2-5])\.nonlocal(\d+)\.(.+)")
@@ -67,7 +67,8 @@ def to_ours(state: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tens
         if ours in named:
             raise ValueError(f"two of its tensors are {ours} here, {name} is the second")
         if ours.endswith(".w_f") or (ours == "head.fc.weight" and tensor.dim() > 2):
-            # 1x1 convolutions there; a bomb of strides cannot pass: reshape of such a shape is a view
+            # 1x1 convolutions there. Strides that claim a huge tensor cost nothing: of such a shape this is
+            # a view.
             tensor = tensor.flatten() if ours.endswith(".w_f") else _matrix(tensor)
         named[ours] = tensor
     return named, tuple(unused)
@@ -117,6 +118,17 @@ def infer_spec(
     if not layout.image and inflated != _rule(spec):
         spec = spec.replace(inflated=inflated)
     return spec.replace(name=_name(spec))
+
+
+def implied_values(spec: VideoResNetSpec, layout: Layout) -> dict[str, float]:
+    """Tensors the layout does not write because it fixes their value."""
+    implied = {"num_batches_tracked": 0.0}
+    if not layout.block.output_bias and spec.nonlocal_norm is not None:
+        for stage, indices in spec.nonlocal_after.items():
+            implied |= {f"{stage}.nonlocal{index}.W_z.bias": 0.0 for index in indices}
+    if spec.norm == "frozen" and spec.norm_eps == 0:
+        implied |= {"running_mean": 0.0, "running_var": 1.0}
+    return implied
 
 
 def _stage_blocks(named: Mapping[str, Tensor]) -> tuple[int, ...]:
@@ -220,8 +232,9 @@ def _blocks(
             )
     if not parts:
         return {}
-    if groups is None and folded and layout.name == "caffe2" and any(stage == "res3" for stage, _ in parts):
-        groups = {"res3": 4}
+    if groups is None and folded:
+        with_blocks = {stage for stage, _ in parts}
+        groups = {stage: count for stage, count in layout.folded_groups.items() if stage in with_blocks}
     after: dict[str, tuple[int, ...]] = {}
     for stage, index in sorted(parts):
         after[stage] = (*after.get(stage, ()), index)
@@ -229,9 +242,9 @@ def _blocks(
     return {
         "nonlocal_after": after,
         "pairwise": pairwise,
-        "scale": checked_scale(layout.owner, pairwise, layout.scaled, layout.scale, hints),
+        "scale": checked_scale(layout.owner, pairwise, layout.block.scaled, layout.block.scale, hints),
         "subsample": _subsample(names, layout),
-        "subsample_at": layout.subsample_at,
+        "subsample_at": layout.block.subsample_at,
         "temporal_groups": {stage: count for stage, count in (groups or {}).items() if count != 1},
         "nonlocal_norm": "batch" if any(_has_norm(have) for have in parts.values()) else None,
     }
@@ -242,7 +255,7 @@ def _has_norm(names: Iterable[str]) -> bool:
 
 
 def _pairwise(blocks: list[set[str]], layout: Layout, hints: Hints) -> str:
-    kinds = {file_pairwise(have, layout.pairwise) for have in blocks}
+    kinds = {file_pairwise(have, layout.block.pairwise) for have in blocks}
     if len(kinds) > 1:
         raise ValueError("some of its non-local blocks have theta, phi and w_f and others do not")
     return checked_pairwise(layout.owner, kinds.pop(), hints)

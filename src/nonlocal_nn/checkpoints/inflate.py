@@ -6,34 +6,12 @@ image network's features, because the t products add up to the one of the image.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from nonlocal_nn.weights.report import LoadReport
-
-_STEM = {"conv1": "stem.conv", "bn1": "stem.norm", "fc": "head.fc"}
-_BLOCK = re.compile(r"layer(?P<stage>\d)\.(?P<block>\d+)\.(?P<part>conv|bn|downsample\.)(?P<index>\d)")
-_PART = {"conv": "conv{}", "bn": "norm{}"}
-_SHORTCUT = {"0": "shortcut.conv", "1": "shortcut.norm"}
-
-
-def video_name(image_name: str) -> str | None:
-    """The name here of a tensor of torchvision's ResNet; None if that is not one of its names.
-
-    >>> video_name("layer3.0.downsample.1.running_mean"), video_name("layer1.2.conv3.weight")
-    ('res4.0.shortcut.norm.running_mean', 'res2.2.conv3.weight')
-    """
-    layer, _, tensor = image_name.rpartition(".")
-    if layer in _STEM:
-        return f"{_STEM[layer]}.{tensor}"
-    match = _BLOCK.fullmatch(layer)
-    if match is None:
-        return None
-    part, index = match["part"], match["index"]
-    name = _SHORTCUT.get(index) if part == "downsample." else _PART[part].format(index)
-    return None if name is None else f"res{int(match['stage']) + 1}.{match['block']}.{name}.{tensor}"
+from nonlocal_nn.checkpoints.layouts import IMAGE
+from nonlocal_nn.checkpoints.report import LoadReport
 
 
 def inflate_kernel(kernel: Tensor, times: int) -> Tensor:
@@ -44,6 +22,18 @@ def inflate_kernel(kernel: Tensor, times: int) -> Tensor:
     [0.25, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25]
     """
     return (kernel / times).unsqueeze(2).repeat(1, 1, times, 1, 1)
+
+
+def inflate_to(tensor: Tensor, own: Tensor) -> Tensor:
+    """The kernel inflated to the shape of `own` where it lacks only the time axis; else as it is.
+
+    >>> import torch
+    >>> inflate_to(torch.ones(1, 1, 1, 2), torch.empty(1, 1, 4, 1, 2)).shape
+    torch.Size([1, 1, 4, 1, 2])
+    """
+    if tensor.dim() == 4 and own.dim() == 5 and tensor.shape == own.shape[:2] + own.shape[3:]:
+        return inflate_kernel(tensor, own.shape[2])
+    return tensor
 
 
 def inflate_state_dict(
@@ -74,13 +64,12 @@ def inflate_state_dict(
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     unused: list[str] = []
     for image_name, tensor in image_state.items():
-        name = video_name(image_name)
+        name = IMAGE.to_ours(image_name)
         if name is None or name not in wanted:
             unused.append(image_name)
             continue
         own = wanted[name]
-        if tensor.dim() == 4 and own.dim() == 5 and tensor.shape == own.shape[:2] + own.shape[3:]:
-            tensor = inflate_kernel(tensor, own.shape[2])
+        tensor = inflate_to(tensor, own)
         if tensor.shape != own.shape:
             mismatched[name] = (tuple(tensor.shape), tuple(own.shape))
         else:
@@ -98,7 +87,7 @@ def inflate_state_dict(
 def _check_same_network(report: LoadReport) -> None:
     """All but classifier, non-local blocks and step counters must have found its place."""
     missing = [name for name in report.missing if not _may_differ(name)]
-    unused = [name for name in report.unused if not _may_differ(video_name(name) or name)]
+    unused = [name for name in report.unused if not _may_differ(IMAGE.to_ours(name) or name)]
     shapes = [
         f"{name} {theirs} for {ours}"
         for name, (theirs, ours) in report.mismatched.items()
@@ -122,4 +111,5 @@ def _check_same_network(report: LoadReport) -> None:
 
 
 def _may_differ(name: str) -> bool:
-    return name.startswith("head.fc.") or ".nonlocal" in name or name.endswith(".num_batches_tracked")
+    classifier = name.startswith("head.fc.") or name.rpartition(".")[0] == "fc"
+    return classifier or ".nonlocal" in name or name.endswith(".num_batches_tracked")

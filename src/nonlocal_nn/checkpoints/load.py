@@ -1,15 +1,4 @@
-"""Models to files and back, and weights into a model that is there.
-
->>> import tempfile
->>> from pathlib import Path
->>> from nonlocal_nn.models.catalog import create_model
->>> model = create_model("c2d_tiny_nl1", num_classes=2)
->>> model.classes = ("hug", "kick")
->>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
->>> save_model(model, path)
->>> load_model(path).classes
-('hug', 'kick')
-"""
+"""Models from files: any public layout to a network or its blocks, and weights into a model that is there."""
 
 from __future__ import annotations
 
@@ -20,59 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.models.block_io import block_from_options, block_options, build_blocks
+from nonlocal_nn.checkpoints.block_layouts import find_blocks
+from nonlocal_nn.checkpoints.blocks import block_from_options, build_blocks
+from nonlocal_nn.checkpoints.fill import filled_model
+from nonlocal_nn.checkpoints.inflate import inflate_state_dict
+from nonlocal_nn.checkpoints.layouts import LAYOUTS, Layout
+from nonlocal_nn.checkpoints.native import checkpoint_file, read_any_checkpoint, read_checkpoint
+from nonlocal_nn.checkpoints.recognise import Hints, implied_values, infer_spec, network_layout, to_ours
+from nonlocal_nn.checkpoints.report import LoadReport, compare
+from nonlocal_nn.checkpoints.safe_read import is_safetensors, read_state_dict
 from nonlocal_nn.models.build import build_model
-from nonlocal_nn.models.placing import NoNumbers, filled_model
-from nonlocal_nn.models.published import load_published
-from nonlocal_nn.models.recognise import Hints
 from nonlocal_nn.models.spec import VideoResNetSpec
 from nonlocal_nn.models.video_resnet import VideoResNet
-from nonlocal_nn.weights.inflate import inflate_state_dict
-from nonlocal_nn.weights.native import checkpoint_file, read_any_checkpoint, read_checkpoint, write_checkpoint
-from nonlocal_nn.weights.report import LoadReport, compare
-from nonlocal_nn.weights.safe_read import is_safetensors, read_state_dict
-
-
-def save_model(
-    model: VideoResNet | NonLocalBlock, path: str | Path, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write weights, spec, class names and metadata to one safetensors file, whole or not at all.
-
-    Args:
-        model: one that was built from a spec; or a block, which is saved with its options.
-        path: of the file; missing folders are made, an older file is replaced.
-        metadata: more to remember, such as the frame stride of the clips; None: the model's own `metadata`.
-
-    Raises:
-        ValueError: the model was assembled by hand (no spec), was changed after it was built from its spec,
-            or has another number of classes than names.
-    """
-    if isinstance(model, NonLocalBlock):
-        eps = getattr(model.norm, "eps", None)
-        header: dict[str, Any] = {"block": block_options(model), "norm_eps": eps}
-        write_checkpoint(path, model.state_dict(), header | {"metadata": dict(metadata or {})})
-        return
-    if model.spec is None:
-        raise ValueError("the model has no spec to build it from when it is loaded; save its state dict")
-    if model.classes is not None and len(model.classes) != model.spec.num_classes:
-        raise ValueError(
-            f"the model has {model.spec.num_classes} classes, but model.classes names {len(model.classes)}"
-        )
-    with NoNumbers():
-        described = build_model(model.spec).state_dict().keys()
-    if changed := sorted(described ^ model.state_dict().keys()):
-        raise ValueError(
-            "the model is no longer what its spec describes, so its file could not be loaded: "
-            f"{changed[0]!r} and {len(changed) - 1} more tensors were added or removed. Blocks put in later "
-            "belong into the spec (create_model(..., nonlocal_after=...)); or save the state dict with "
-            "torch.save"
-        )
-    header = {
-        "spec": model.spec.to_json(),
-        "classes": None if model.classes is None else list(model.classes),
-        "metadata": dict(model.metadata if metadata is None else metadata),
-    }
-    write_checkpoint(path, model.state_dict(), header)
 
 
 def load_model(
@@ -86,6 +34,15 @@ def load_model(
     partial: bool = False,
 ) -> VideoResNet | NonLocalBlock:
     """The model of a checkpoint in any of the public layouts, on the CPU and in eval mode.
+
+    >>> import tempfile
+    >>> import nonlocal_nn as nl
+    >>> model = nl.create_model("c2d_tiny", num_classes=2)
+    >>> model.classes = ("hug", "kick")
+    >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+    >>> nl.save_model(model, path)
+    >>> load_model(path).classes
+    ('hug', 'kick')
 
     Our own files (from `save_model`), run folders, PySlowFast, the authors' Caffe2 pickles, mmaction2,
     pytorch-resnet3d, image ResNets of torchvision and timm, single blocks of Non-local_pytorch, mmcv or timm.
@@ -118,7 +75,7 @@ def load_model(
         tensors, header = read_any_checkpoint(path)
         if header is not None:
             return _native(tensors, header, path, hints, partial=partial)
-    return load_published(read_state_dict(path), path, hints, partial=partial)[0]
+    return _published(read_state_dict(path), path, hints, partial=partial)
 
 
 def load_blocks(
@@ -160,13 +117,75 @@ def load_blocks(
         state: Mapping[str, Tensor] = tensors
     else:
         state = read_state_dict(path)
-    return {prefix: block for prefix, (block, _) in build_blocks(state, path, hints).items()}
+    return build_blocks(state, path, hints)
+
+
+def load_weights(model: VideoResNet, path: str | Path, *, partial: bool = False) -> LoadReport:
+    """Put the weights of one of our files (or run folders) into a model, for instance to fine-tune it.
+
+    >>> import tempfile
+    >>> import nonlocal_nn as nl
+    >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+    >>> nl.save_model(nl.create_model("c2d_tiny", num_classes=2), path)
+    >>> report = load_weights(nl.create_model("c2d_tiny", num_classes=5), path, partial=True)
+    >>> len(report.placed), list(report.mismatched)
+    (96, ['head.fc.weight', 'head.fc.bias'])
+
+    Args:
+        model: keeps its spec, classes and mode.
+        path: as for `load_model`.
+        partial: leave out what the two do not share (another number of classes, added non-local blocks); the
+            report names it. Otherwise any difference is an error.
+
+    Raises:
+        FileNotFoundError: as `load_model`.
+        ValueError: as `load_model`; or the tensors differ and `partial` is not given; or they have none in
+            common. The model is then unchanged.
+    """
+    tensors, _ = read_checkpoint(path)
+    state = model.state_dict()
+    report = compare(tensors, state)
+    if not report.complete and not partial:
+        raise ValueError(
+            f"the weights in {path} are of another network (partial=True places what fits): {report}"
+        )
+    if not report.placed:
+        raise ValueError(f"no tensor in {path} fits this network: {report}")
+    model.load_state_dict(state | {name: tensors[name] for name in report.placed})
+    return report
+
+
+def load_image_weights(model: VideoResNet, path: str | Path) -> LoadReport:
+    """Put the weights of an image ResNet (torchvision's, .pth or .safetensors) into a video model, inflated.
+
+    >>> import tempfile, torch
+    >>> import nonlocal_nn as nl
+    >>> from nonlocal_nn.checkpoints.layouts import IMAGE
+    >>> path, model = Path(tempfile.mkdtemp()) / "image.pth", nl.create_model("i3d_tiny", num_classes=2)
+    >>> frames = {name: x.sum(dim=2) if x.dim() == 5 else x for name, x in model.state_dict().items()}
+    >>> torch.save({IMAGE.to_theirs(name): x for name, x in frames.items()}, path)
+    >>> print(load_image_weights(model, path))
+    98 tensors placed
+
+    The classifier is left out if it has other classes; non-local blocks keep their weights. The report
+    names both.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged, or is not of the same ResNet. The model is then unchanged.
+    """
+    try:
+        state, report = inflate_state_dict(read_state_dict(path), model.state_dict())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+    model.load_state_dict(state)
+    return report
 
 
 def _native(
     tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: Path, hints: Hints, *, partial: bool
 ) -> VideoResNet | NonLocalBlock:
-    """The model of one of our own files; what it says needs no hint, and bears no other."""
+    """The model of one of our own files. Its header says all; a hint that says otherwise is an error."""
     if "block" in header:
         return _native_block(tensors, header, path, hints)
     if "spec" not in header:
@@ -204,46 +223,56 @@ def _native_block(
     return filled_model(build, tensors, {}, (), what, partial=False)[0]
 
 
-def load_weights(model: VideoResNet, path: str | Path, *, partial: bool = False) -> LoadReport:
-    """Put the weights of one of our files (or run folders) into a model, for instance to fine-tune it.
-
-    Args:
-        model: keeps its spec, classes and mode.
-        path: as for `load_model`.
-        partial: leave out what the two do not share (another number of classes, added non-local blocks); the
-            report names it. Otherwise any difference is an error.
-
-    Raises:
-        FileNotFoundError: as `load_model`.
-        ValueError: as `load_model`; or the tensors differ and `partial` is not given; or they have none in
-            common. The model is then unchanged.
-    """
-    tensors, _ = read_checkpoint(path)
-    state = model.state_dict()
-    report = compare(tensors, state)
-    if not report.complete and not partial:
+def _published(
+    state: Mapping[str, Tensor], path: str | Path, hints: Hints, *, partial: bool
+) -> VideoResNet | NonLocalBlock:
+    """The network a state dict holds, or its block if it is one block."""
+    layout = network_layout(state)
+    if layout is not None:
+        return _network(state, path, layout, hints, partial=partial)
+    blocks = find_blocks(state)
+    if not blocks:
+        raise ValueError(_unknown(state, path))
+    if len(blocks) > 1 or len(next(iter(blocks.values())).names) < len(state):
+        others = len(state) - sum(len(block.names) for block in blocks.values())
         raise ValueError(
-            f"the weights in {path} are of another network (partial=True places what fits): {report}"
+            f"{path} is of no network we know; it has {len(blocks)} non-local block(s) "
+            f"({', '.join(map(repr, list(blocks)[:6]))}) and {others} other tensors. nl.load_blocks gives "
+            "the blocks; a single block loads when the file holds nothing else"
         )
-    if not report.placed:
-        raise ValueError(f"no tensor in {path} fits this network: {report}")
-    model.load_state_dict(state | {name: tensors[name] for name in report.placed})
-    return report
+    for name in ("stem", "inflation"):
+        if getattr(hints, name) is not None:
+            raise ValueError(f"{path} holds one block, which has no {name}; the hint does not apply")
+    return next(iter(build_blocks(state, path, hints, partial=partial).values()))
 
 
-def load_image_weights(model: VideoResNet, path: str | Path) -> LoadReport:
-    """Put the weights of an image ResNet (torchvision's, .pth or .safetensors) into a video model, inflated.
-
-    The classifier is left out if it has other classes; non-local blocks keep their weights. The report
-    names both.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, or is not of the same ResNet. The model is then unchanged.
-    """
+def _network(
+    state: Mapping[str, Tensor], path: str | Path, layout: Layout, hints: Hints, *, partial: bool
+) -> VideoResNet:
+    """A network of another project, with the report on its tensors."""
+    what = f"{path} ({layout.owner})"
     try:
-        state, report = inflate_state_dict(read_state_dict(path), model.state_dict())
+        named, unused = to_ours(state, layout)
+        spec = infer_spec(named, state, layout, hints)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
-    model.load_state_dict(state)
-    return report
+        raise ValueError(f"{what}: {error}") from error
+    model, report = filled_model(
+        lambda: build_model(spec),
+        named,
+        implied_values(spec, layout),
+        unused,
+        what,
+        partial=partial,
+        inflate=layout.image,
+    )
+    model.load_report = report
+    return model
+
+
+def _unknown(state: Mapping[str, Tensor], path: str | Path) -> str:
+    owners = "; ".join(layout.owner for layout in LAYOUTS.values())
+    names = ", ".join(list(state)[:4])
+    return (
+        f"{path} is of no layout we know. Its {len(state)} tensors are named {names}, ...; known are: "
+        f"{owners}; Non-local_pytorch and timm blocks; and our own safetensors"
+    )

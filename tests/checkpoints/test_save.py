@@ -1,4 +1,4 @@
-"""Models through files: the same logits after, and refusals that leave everything as it was."""
+"""Models through our own files: the same logits after, and refusals that leave everything as it was."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from nonlocal_nn.checkpoints.load import load_model, load_weights
+from nonlocal_nn.checkpoints.native import read_checkpoint, write_checkpoint
+from nonlocal_nn.checkpoints.save import save_model
 from nonlocal_nn.insertion.insert import insert_blocks
 from nonlocal_nn.models.catalog import create_model
-from nonlocal_nn.models.io import load_model, load_weights, save_model
 from nonlocal_nn.models.video_resnet import VideoResNet
-from nonlocal_nn.weights.native import read_checkpoint, write_checkpoint
 
 
 def trained(name: str = "c2d_tiny_nl2", **overrides: object) -> VideoResNet:

@@ -10,18 +10,23 @@ from typing import Any
 from torch import Tensor
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.models.placing import filled_model
-from nonlocal_nn.models.recognise import Hints, checked_pairwise, checked_scale, file_pairwise, network_layout
-from nonlocal_nn.weights.block_layouts import FoundBlock, find_blocks
-from nonlocal_nn.weights.report import LoadReport
+from nonlocal_nn.checkpoints.block_layouts import FoundBlock, find_blocks
+from nonlocal_nn.checkpoints.fill import filled_model
+from nonlocal_nn.checkpoints.recognise import (
+    Hints,
+    checked_pairwise,
+    checked_scale,
+    file_pairwise,
+    network_layout,
+)
 
 _OPTIONS = tuple(name for name in inspect.signature(NonLocalBlock).parameters if name != "init")
 
 
 def build_blocks(
     state: Mapping[str, Tensor], path: str | Path, hints: Hints, *, partial: bool = False
-) -> dict[str, tuple[NonLocalBlock, LoadReport]]:
-    """Every non-local block of a state dict, by prefix, with what became of its tensors.
+) -> dict[str, NonLocalBlock]:
+    """Every non-local block of a state dict, by the name of its module there; in eval mode.
 
     Raises:
         ValueError: there is none, one is not whole, or a hint contradicts the file.
@@ -78,8 +83,7 @@ def _groups(found: Mapping[str, FoundBlock], state: Mapping[str, Tensor], hints:
         stages[prefix] = prefix if ours is None else ours.partition(".")[0]
     given = hints.temporal_groups
     if given is None:
-        folded = layout is not None and layout.name == "caffe2" and "res_conv1_bn_rm" not in state
-        given = {"res3": 4} if folded else {}
+        given = {} if layout is None or "res_conv1_bn_rm" in state else layout.folded_groups
     else:
         for key in given:
             if key not in stages and key not in stages.values():
@@ -89,9 +93,7 @@ def _groups(found: Mapping[str, FoundBlock], state: Mapping[str, Tensor], hints:
     return {prefix: given.get(prefix, given.get(stages[prefix], 1)) for prefix in found}
 
 
-def _filled(
-    found: FoundBlock, what: str, groups: int, hints: Hints, partial: bool
-) -> tuple[NonLocalBlock, LoadReport]:
+def _filled(found: FoundBlock, what: str, groups: int, hints: Hints, partial: bool) -> NonLocalBlock:
     layout, tensors = found.layout, dict(found.tensors)
     kinds = file_pairwise(tensors, layout.pairwise)
     pairwise: Any = checked_pairwise(layout.owner, kinds, hints)
@@ -109,7 +111,7 @@ def _filled(
     normed = any(name.startswith("norm.") for name in tensors)
     folded = "norm.weight" in tensors and "norm.running_mean" not in tensors
     implied = {"num_batches_tracked": 0.0}
-    if normed and layout.name == "mmaction2":
+    if normed and not layout.output_bias:
         implied["W_z.bias"] = 0.0
     if folded and layout.name == "caffe2":
         implied |= {"running_mean": 0.0, "running_var": 1.0}
@@ -131,4 +133,4 @@ def _filled(
         return block
 
     what = f"{what} ({layout.owner})"
-    return filled_model(build, tensors, implied, found.left, what, partial=partial)
+    return filled_model(build, tensors, implied, found.left, what, partial=partial)[0]

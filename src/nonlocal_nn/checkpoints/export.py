@@ -12,13 +12,12 @@ from torch import Tensor
 
 from nonlocal_nn._files import write_whole
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.models.io import save_model
-from nonlocal_nn.models.published import implied_values
-from nonlocal_nn.models.recognise import Hints, infer_spec, to_ours
+from nonlocal_nn.checkpoints.layouts import LAYOUTS, WRITTEN_LAYOUTS, Layout
+from nonlocal_nn.checkpoints.pickled_arrays import write_arrays
+from nonlocal_nn.checkpoints.recognise import Hints, implied_values, infer_spec, to_ours
+from nonlocal_nn.checkpoints.save import save_model
 from nonlocal_nn.models.spec import VideoResNetSpec
 from nonlocal_nn.models.video_resnet import VideoResNet
-from nonlocal_nn.weights.layouts import LAYOUTS, WRITABLE, Layout
-from nonlocal_nn.weights.pickle_writer import write_arrays
 
 # What a network does not get from its weights; a published file says nothing of it.
 _NOT_IN_FILES = ("name", "dropout", "frames", "crop", "nonlocal_init")
@@ -49,8 +48,8 @@ def export_model(model: VideoResNet | NonLocalBlock, path: str | Path, to: str) 
     if to == "native":
         save_model(model, path)
         return {}
-    if to not in WRITABLE:
-        raise ValueError(f"no layout to write is called {to!r}; there are native, {', '.join(WRITABLE)}")
+    if to not in WRITTEN_LAYOUTS:
+        raise ValueError(f"no layout to write is called {to!r}; there are {', '.join(WRITTEN_LAYOUTS)}")
     if isinstance(model, NonLocalBlock):
         raise ValueError(
             f"a single block has no place in {LAYOUTS[to].owner}: only whole networks have; use native"
@@ -104,16 +103,16 @@ def _check(spec: VideoResNetSpec, layout: Layout) -> None:
         refuse(f"its stages have strides {spec.stage_strides}")
     if not spec.nonlocal_after:
         return
-    if spec.pairwise not in layout.pairwise:
-        refuse(f"its blocks are {spec.pairwise}; theirs can be {', '.join(layout.pairwise)}")
-    if spec.scale and spec.pairwise not in layout.scaled:
+    if spec.pairwise not in layout.block.pairwise:
+        refuse(f"its blocks are {spec.pairwise}; theirs can be {', '.join(layout.block.pairwise)}")
+    if spec.scale and spec.pairwise not in layout.block.scaled:
         refuse(f"its {spec.pairwise} blocks scale theta . phi")
     if spec.span != "spacetime":
         refuse(f"its blocks look over {spec.span} alone")
     if not spec.subsample and layout.name != "mmaction2":
         refuse("its blocks do not subsample, and the names of their tensors could not say so")
-    if spec.subsample and spec.subsample_at != layout.subsample_at:
-        theirs = "x before phi and g" if layout.subsample_at == "input" else "phi and g"
+    if spec.subsample and spec.subsample_at != layout.block.subsample_at:
+        theirs = "x before phi and g" if layout.block.subsample_at == "input" else "phi and g"
         refuse(f"its blocks pool at subsample_at={spec.subsample_at!r}; theirs pool {theirs}")
     if layout.name == "mmaction2" and any(groups != 1 for groups in spec.temporal_groups.values()):
         refuse(f"its blocks see groups of frames {dict(spec.temporal_groups)}")
@@ -135,7 +134,7 @@ def _hints(tensors: Mapping[str, Tensor], model: VideoResNet, layout: Layout) ->
     hints = {field: getattr(spec, field) for field in _HINTED if getattr(read, field) != getattr(spec, field)}
     if not spec.nonlocal_after:
         hints = {field: value for field, value in hints.items() if field == "stem"}
-    if spec.pairwise not in layout.scaled:
+    if spec.pairwise not in layout.block.scaled:
         hints.pop("scale", None)
     hints.pop("pairwise" if spec.pairwise in ("gaussian", "concatenation") else "", None)
     again = infer_spec(named, tensors, layout, Hints(**hints))

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nonlocal_nn.weights import native
-from nonlocal_nn.weights.native import read_checkpoint, write_checkpoint
+from nonlocal_nn.checkpoints import native
+from nonlocal_nn.checkpoints.native import read_checkpoint, write_checkpoint
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "steps": torch.tensor(7)}
 

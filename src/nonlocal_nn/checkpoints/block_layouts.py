@@ -12,9 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:  # names of layouts are read by `nonlocal --help`, which does not wait for torch
+    from torch import Tensor
+
+    from nonlocal_nn.models.spec import SubsampleAt
 
 TORCH_CONV = {"weight": ".weight", "bias": ".bias"}
 TORCH_NORM = {
@@ -35,10 +38,14 @@ class BlockLayout:
         roles: our name -> theirs; <.0> is there only when the block pools (or, in W_z, has a norm); of two
             names with | between them the first is written.
         separator: between the block's own name and its parts'.
-        scale, pairwise, scaled: as for `Layout`.
+        conv, norm: suffixes of a convolution's (or linear layer's) and of a norm's tensors, here and there.
+        pairwise: what its blocks can be, the first when no hint or tensor says otherwise.
+        scale: whether theta . phi is scaled when no hint says otherwise.
+        scaled: the pairwise functions it can scale.
+        scale_by: whose length the scale is the inverse root of.
         subsample: whether its blocks pool; "named": the names say it.
         subsample_at: where they do.
-        scale_by: whose length the scale is the inverse root of.
+        output_bias: W_z has a bias beside a norm.
     """
 
     name: str
@@ -51,8 +58,9 @@ class BlockLayout:
     pairwise: tuple[str, ...] = ("embedded_gaussian", "dot_product")
     scaled: tuple[str, ...] = ("embedded_gaussian",)
     subsample: bool | Literal["named"] = True
-    subsample_at: Literal["input", "embedding"] = "input"
+    subsample_at: SubsampleAt = "input"
     scale_by: Literal["inner", "channels"] = "inner"
+    output_bias: bool = True
 
     def candidates(self) -> dict[str, list[tuple[str, bool]]]:
         """Tensor here -> the names it can have there, each with whether what stands in <...> is in it."""
@@ -112,6 +120,7 @@ MMACTION2 = BlockLayout(
     pairwise=("embedded_gaussian", "dot_product", "gaussian", "concatenation"),
     subsample="named",
     subsample_at="embedding",
+    output_bias=False,
 )
 NONLOCAL_PYTORCH = BlockLayout(
     name="non-local_pytorch",

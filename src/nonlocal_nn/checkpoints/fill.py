@@ -1,4 +1,4 @@
-"""Put a file's tensors into a model: all of them, in one step, or none."""
+"""A model filled with a file's tensors: all of them in one step, or none."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.weights.inflate import inflate_kernel
-from nonlocal_nn.weights.report import LoadReport, compare
+from nonlocal_nn.checkpoints.inflate import inflate_to
+from nonlocal_nn.checkpoints.report import LoadReport, compare
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -46,14 +46,14 @@ def filled_model(
     Raises:
         ValueError: the file does not fill the model.
     """
-    with NoNumbers():
+    with MetaInit():
         model = build()
     wanted = model.state_dict()
     tensors: dict[str, Tensor] = {}
     implied_names: list[str] = []
     for name, own in wanted.items():
         if name in given:
-            tensors[name] = _inflated(given[name], own) if inflate else given[name]
+            tensors[name] = inflate_to(given[name], own) if inflate else given[name]
         else:
             value = implied.get(name, implied.get(name.rpartition(".")[2]))
             if value is not None:
@@ -69,7 +69,7 @@ def filled_model(
         mismatched=found.mismatched,
         implied=tuple(implied_names),
     )
-    _check_numbers(tensors, wanted, what)
+    _check_dtypes(tensors, wanted, what)
     if not report.complete and not partial:
         raise ValueError(
             f"{what} does not fill the network it should be (partial=True places what fits): {report}"
@@ -81,40 +81,40 @@ def filled_model(
         model = build()  # what the file lacks starts as in a new model
         wanted = model.state_dict()
     state = {name: tensor for name, tensor in wanted.items() if tensor.device.type != "meta"}
-    state |= _own({name: tensors[name] for name in fitting}, wanted)
+    state |= _as_weights({name: tensors[name] for name in fitting}, wanted)
     model.load_state_dict(state, assign=True)
     if not report.complete:
         warnings.warn(f"{what} was loaded in part: {report}", stacklevel=4)
-    warn_of_switched_off_blocks(model, what, stacklevel=5)
+    _warn_of_identity_blocks(model, what, stacklevel=5)
     _log.info("%s: %s", what, report)
     return model.eval(), report
 
 
-class NoNumbers(TorchFunctionMode):
-    """Tensors are made on the meta device, and what fills them does nothing.
+class MetaInit(TorchFunctionMode):
+    """Tensors are made on the meta device, and initialisation does nothing.
 
     `torch.device("meta")` alone would run every fill, at a cost that equals reading the weights from disk.
     """
 
-    _MAKES = frozenset({torch.empty, torch.zeros, torch.ones, torch.tensor})
-    _FILLS = frozenset(
+    _FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.tensor})
+    _INITIALISERS = frozenset(
         {Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_, nn.init.kaiming_uniform_}
     )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self._FILLS and args:
+        if func in self._INITIALISERS and args:
             return args[0]
-        if func in self._MAKES:
+        if func in self._FACTORIES:
             return func(*args, **{**(kwargs or {}), "device": "meta"})
         return func(*args, **(kwargs or {}))
 
 
-def warn_of_switched_off_blocks(model: nn.Module, what: str, stacklevel: int = 3) -> None:
+def _warn_of_identity_blocks(model: nn.Module, what: str, stacklevel: int) -> None:
     """A block whose gamma (or W_z) is zero is the identity: the network runs, and runs without it."""
     off = [
         name or "the block"
         for name, block in model.named_modules()
-        if isinstance(block, NonLocalBlock) and _is_off(block)
+        if isinstance(block, NonLocalBlock) and _is_identity(block)
     ]
     if off:
         warnings.warn(
@@ -125,25 +125,19 @@ def warn_of_switched_off_blocks(model: nn.Module, what: str, stacklevel: int = 3
         )
 
 
-def _is_off(block: NonLocalBlock) -> bool:
+def _is_identity(block: NonLocalBlock) -> bool:
     last = block.W_z if block.norm is None else block.norm
     return isinstance(last.weight, Tensor) and not bool(last.weight.any())
 
 
-def _inflated(tensor: Tensor, own: Tensor) -> Tensor:
-    if tensor.dim() == 4 and own.dim() == 5 and tensor.shape == own.shape[:2] + own.shape[3:]:
-        return inflate_kernel(tensor, own.shape[2])
-    return tensor
-
-
-def _check_numbers(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
+def _check_dtypes(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> None:
     for name, own in wanted.items():
         tensor = tensors.get(name)
         if tensor is not None and own.is_floating_point() and not tensor.is_floating_point():
             raise ValueError(f"{what}: {name} holds {tensor.dtype}, where weights are floating-point numbers")
 
 
-def _own(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _as_weights(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors in the model's dtypes, dense, and no two in the same memory."""
     seen: set[int] = set()
     own: dict[str, Tensor] = {}

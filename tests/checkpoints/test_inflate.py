@@ -9,10 +9,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from nonlocal_nn.checkpoints.inflate import inflate_kernel, inflate_state_dict
+from nonlocal_nn.checkpoints.load import load_image_weights
 from nonlocal_nn.models.catalog import create_model
-from nonlocal_nn.models.io import load_image_weights
 from nonlocal_nn.models.video_resnet import VideoResNet
-from nonlocal_nn.weights.inflate import inflate_kernel, inflate_state_dict
 
 FRAMES = 8
 

@@ -1,1 +1,0 @@
-"""Weight files to state dicts and back; no model code."""
