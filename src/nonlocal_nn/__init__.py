@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from nonlocal_nn.insertion.insert import insert_blocks as insert_blocks
     from nonlocal_nn.models.catalog import create_model as create_model
     from nonlocal_nn.models.catalog import list_models as list_models
+    from nonlocal_nn.pairwise import PairwiseFunction as PairwiseFunction
 
 __version__ = "0.1.0"
 
 # public name -> the module that defines it ("functional" is a module itself, "explain" a package to call)
 _HOME = {
     "functional": "nonlocal_nn.functional",
+    "PairwiseFunction": "nonlocal_nn.pairwise",
     "NonLocalBlock": "nonlocal_nn.blocks.nonlocal_block",
     "insert_blocks": "nonlocal_nn.insertion.insert",
     "create_model": "nonlocal_nn.models.catalog",

@@ -10,7 +10,9 @@ torch.Size([2, 10, 4])
 
 from __future__ import annotations
 
-from nonlocal_nn.distributed import operators as sharded
-from nonlocal_nn.ops.pairwise import concatenation, dot_product, gaussian
+from nonlocal_nn import distributed as sharded
+from nonlocal_nn.ops.concatenation import concatenation
+from nonlocal_nn.ops.dot_product import dot_product
+from nonlocal_nn.ops.softmax import gaussian
 
 __all__ = ["concatenation", "dot_product", "gaussian", "sharded"]

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Span = Literal["spacetime", "space", "time"]
-SPANS: tuple[Span, ...] = ("spacetime", "space", "time")
+from nonlocal_nn.blocks.options import Span
 
 
 @dataclass(frozen=True)

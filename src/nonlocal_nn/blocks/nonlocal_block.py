@@ -9,26 +9,19 @@ True
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from nonlocal_nn._typing import Float, Int
-from nonlocal_nn.blocks.grid import SPANS, Grouping, Span, flat_positions
+from nonlocal_nn.blocks.grid import Grouping, flat_positions
 from nonlocal_nn.blocks.norm import FrozenBatchNorm, fold_norm
+from nonlocal_nn.blocks.options import BlockOptions, Init, Norm, Span, SubsampleAt
 from nonlocal_nn.blocks.pool import SpacePool
 from nonlocal_nn.blocks.sharding import Sharding
-from nonlocal_nn.ops import equation as reference
-from nonlocal_nn.ops import pairwise as ops
 from nonlocal_nn.ops.checks import without_autocast, working_dtype
 from nonlocal_nn.ops.cpu.workspace import check_budget
-
-Pairwise = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
-Norm = Literal["batch", "frozen"]
-SubsampleAt = Literal["embedding", "input"]
-Init = Literal["paper", "released"]
+from nonlocal_nn.pairwise import PairwiseFunction
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -47,7 +40,7 @@ class NonLocalBlock(nn.Module):
     Args:
         channels: of x.
         inner_channels: of theta, phi and g; half of `channels` when None (Fig. 2).
-        pairwise: f and C.
+        pairwise: f and C, by name or as a `PairwiseFunction` of your own (docs/extending.md).
             "embedded_gaussian"  exp(theta_i . phi_j), C = sum_j f     (Eq. 3: a softmax over j)
             "gaussian"           exp(x_i . x_j),       C = sum_j f     (Eq. 2: no theta, no phi)
             "dot_product"        theta_i . phi_j,      C = N           (Eq. 4; N is the number of keys)
@@ -62,14 +55,14 @@ class NonLocalBlock(nn.Module):
         temporal_groups: so many contiguous runs of frames, each seeing itself alone (released long-clip
             models). dims=3 only.
         scale: multiply theta_i . phi_j by inner_channels ** -0.5, as the released code does for
-            embedded_gaussian (gaussian: channels ** -0.5, the length of its vectors). Not for concatenation,
-            which has no product to scale.
+            embedded_gaussian (gaussian: channels ** -0.5, the length of its vectors). Only for functions of
+            that product, which concatenation is not.
         norm: "batch": batch norm after W_z, its gamma starting at zero. "frozen": the same with everything
             fixed, for weights that are loaded: gamma is zero, and the block the identity, until then. None:
             W_z and its bias start at zero.
         init: "paper": He et al., normal with variance 2 / fan-in. "released": normal with deviation 0.01.
         memory_budget: bytes that the average over positions may take beside maps and their gradients; None
-            lets it decide by what is free, see `nonlocal_nn.ops.pairwise.gaussian`. An attribute: it can be
+            lets it decide by what is free, see `nonlocal_nn.functional.gaussian`. An attribute: it can be
             changed at any time and is not saved.
 
     A new block is the identity, whatever the options.
@@ -84,7 +77,7 @@ class NonLocalBlock(nn.Module):
         self,
         channels: int,
         inner_channels: int | None = None,
-        pairwise: Pairwise = "embedded_gaussian",
+        pairwise: str | PairwiseFunction = "embedded_gaussian",
         dims: int = 3,
         subsample: bool = True,
         subsample_at: SubsampleAt = "embedding",
@@ -98,52 +91,40 @@ class NonLocalBlock(nn.Module):
     ) -> None:
         super().__init__()
         check_budget(memory_budget)
-        _one_of("pairwise", pairwise, get_args(Pairwise))
-        _one_of("dims", dims, (1, 2, 3))
-        _one_of("subsample_at", subsample_at, get_args(SubsampleAt))
-        _one_of("span", span, SPANS)
-        _one_of("norm", norm, (*get_args(Norm), None))
-        _one_of("init", init, get_args(Init))
+        options = BlockOptions(
+            inner_channels, pairwise, dims, subsample, subsample_at, span, temporal_groups, scale, norm, init
+        )
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1, got {channels}")
+        self.options, self.function = options, options.function
         if inner_channels is None:
             inner_channels = max(1, channels // 2)
-        if channels < 1 or inner_channels < 1 or temporal_groups < 1:
-            raise ValueError(
-                "channels, inner_channels and temporal_groups must be at least 1, got "
-                f"{channels}, {inner_channels} and {temporal_groups}"
-            )
-        if dims != 3 and (span != "spacetime" or temporal_groups != 1):
-            raise ValueError(
-                f"a map of dims={dims} has no time axis: span={span!r} and temporal_groups={temporal_groups} "
-                "need dims=3"
-            )
-        if span == "space" and temporal_groups != 1:
-            raise ValueError(
-                f"span='space' keeps every frame by itself; temporal_groups={temporal_groups} groups nothing"
-            )
-        if scale and pairwise == "concatenation":
-            raise ValueError("scale=True needs a product of theta and phi; pairwise='concatenation' has none")
-
         self.channels, self.inner_channels = channels, inner_channels
-        self.pairwise, self.dims = pairwise, dims
+        self.pairwise, self.dims = self.function.name, dims
         self.subsample, self.subsample_at = subsample and span != "time", subsample_at
         self.span, self.temporal_groups = span, temporal_groups
-        self.scale = (channels if pairwise == "gaussian" else inner_channels) ** -0.5 if scale else 1.0
+        self.scale = self.scale_of_product if scale else 1.0
         self.init = init
         self.memory_budget = memory_budget
         self._grouping = Grouping(span, temporal_groups)
 
         conv = _CONV[dims]
-        embedded = pairwise != "gaussian"
+        embedded = self.function.embeds
         self.theta = conv(channels, inner_channels, 1) if embedded else None
         self.phi = conv(channels, inner_channels, 1) if embedded else None
         self.g = conv(channels, inner_channels, 1)
         self.W_z = conv(inner_channels, channels, 1)
-        self.w_f = nn.Parameter(torch.empty(2 * inner_channels)) if pairwise == "concatenation" else None
+        self.w_f = nn.Parameter(torch.empty(2 * inner_channels)) if self.function.scores else None
         self.pool = SpacePool(dims) if self.subsample else nn.Identity()
         self.norm: nn.Module | None = None
         if norm is not None:
             self.norm = _BATCH_NORM[dims](channels) if norm == "batch" else FrozenBatchNorm(channels)
         self.reset_parameters()
+
+    @property
+    def scale_of_product(self) -> float:
+        """What `scale=True` multiplies theta_i . phi_j by: the inverse root of their length."""
+        return float((self.inner_channels if self.function.embeds else self.channels) ** -0.5)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -244,21 +225,24 @@ class NonLocalBlock(nn.Module):
             ValueError: for a query that is not a position of theta's grid.
         """
         shape = tuple(theta.shape[2:])
-        rows = flat_positions(queries.to(theta.device), shape)
-        mask = None
-        if self.span != "spacetime" or self.temporal_groups > 1:
-            groups = self._grouping.group_numbers
-            device = theta.device
-            mask = groups(shape, device)[rows, None] == groups(tuple(phi.shape[2:]), device)[None, :]
+        places = flat_positions(queries.to(theta.device), shape)
         dtype = working_dtype(theta.dtype)
-        theta_rows = theta.flatten(2)[:, :, rows].transpose(1, 2).to(dtype)
-        keys = phi.flatten(2).transpose(1, 2).to(dtype)
+        left = theta.flatten(2)[:, :, places].mT.to(dtype)
+        right = phi.flatten(2).mT.to(dtype)
         with without_autocast(theta.device):
-            if self.w_f is not None:
-                return reference.concatenation_affinity(*self._scores(theta_rows, keys), mask=mask)
-            if self.pairwise == "dot_product":
-                return reference.dot_product_affinity(theta_rows * self.scale, keys, mask=mask)
-            return reference.gaussian_affinity(theta_rows, keys, self.scale, mask=mask)
+            if self.function.scores:
+                left, right = self._scores(left, right)
+            if self.span == "spacetime" and self.temporal_groups == 1:
+                return self.function.rows(left, right, self.scale)
+            groups = self._grouping.group_numbers
+            of_queries = groups(shape, theta.device)[places]
+            of_keys = groups(tuple(phi.shape[2:]), theta.device)
+            rows = left.new_zeros(left.shape[0], left.shape[1], right.shape[1])
+            for group in torch.unique(of_queries):
+                some, keys = (of_queries == group).nonzero(), (of_keys == group).nonzero()[:, 0]
+                part = self.function.rows(left[:, some[:, 0]], right[:, keys], self.scale)
+                rows[:, some, keys] = part
+            return rows
 
     def key_shape(self, position_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The grid of key positions for a map of `position_shape`: (frames, height, width) for dims=3.
@@ -323,12 +307,13 @@ class NonLocalBlock(nn.Module):
         A copy (`copy.deepcopy`) is split like the block. A pickle is not: call this again where it is read.
 
         Raises:
-            ValueError: here, with temporal_groups > 1, or when this process is not in the group. In
+            ValueError: here, with temporal_groups > 1, for a pairwise function that has no such form, or when
+                this process is not in the group. In
                 `forward`, on every process, when an x is wrong or they differ in anything but that axis, when
                 a part is empty, or when dims is 1 or 2 and a part that is pooled, but for the last, has an
                 odd size.
         """
-        self._sharding = Sharding.of(group, self.span, self.temporal_groups)
+        self._sharding = Sharding.of(group, self.span, self.temporal_groups, self.function)
         return self
 
     def _check(self, x: Tensor) -> None:
@@ -360,26 +345,22 @@ class NonLocalBlock(nn.Module):
             return (theta @ halves[0]).squeeze(2), (phi @ halves[1]).squeeze(2)
 
     def _average(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
-        if self._sharding is not None:
-            scores = None if self.w_f is None else self._scores(theta, phi)
-            return self._sharding.average(theta, phi, g, scores, self.pairwise, self.scale)
-        if self.w_f is not None:
+        dtype = g.dtype
+        if self.function.scores:
             # In full precision: rounded scores would turn keys with a_i + b_j near 0 on or off.
-            work = working_dtype(g.dtype)
-            scores = self._scores(theta.to(work), phi.to(work))
-            return ops.concatenation(*scores, g.to(work)).to(g.dtype)
-        if self.pairwise == "dot_product":
-            return ops.dot_product(theta * self.scale if self.scale != 1 else theta, phi, g)
-        return ops.gaussian(theta, phi, g, self.scale, memory_budget=self.memory_budget)
+            work = working_dtype(dtype)
+            theta, phi = self._scores(theta.to(work), phi.to(work))
+            g = g.to(work)
+        operands = (theta, phi, g, self.scale, self.memory_budget)
+        if self._sharding is not None:
+            return self.function.averaged_over(self._sharding.group, *operands).to(dtype)
+        return self.function.averaged(*operands).to(dtype)
 
     def extra_repr(self) -> str:
         """The block in the paper's symbols."""
-        product = "x_i . x_j" if self.pairwise == "gaussian" else "theta_i . phi_j"
+        product = "theta_i . phi_j" if self.function.embeds else "x_i . x_j"
         product = product if self.scale == 1 else f"{self.scale:.4g} {product}"
-        y = {
-            "dot_product": f"1/N sum_j ({product}) g_j",
-            "concatenation": "1/N sum_j ReLU(w_f . [theta_i, phi_j]) g_j",
-        }.get(self.pairwise, f"sum_j softmax_j({product}) g_j")
+        y = self.function.equation.format(product=product)
         z = "W_z y_i + x_i" if self.norm is None else "norm(W_z y_i) + x_i"
         if not self.subsample:
             keys = "all positions"
@@ -391,8 +372,3 @@ class NonLocalBlock(nn.Module):
             f"{channels}, {self.pairwise}: z_i = {z}, y_i = {y}\n"
             f"dims={self.dims}, span={self.span}{groups}, keys: {keys}"
         )
-
-
-def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r} does not exist; choose one of {', '.join(map(repr, allowed))}")

@@ -1,6 +1,7 @@
-"""A block's map split over processes: which ones, what each part must be, and the average over all of them.
+"""A block's map split over processes: which ones, and what each part must be.
 
->>> Sharding.of(None, "spacetime", 1) is None
+>>> from nonlocal_nn.pairwise import get_pairwise
+>>> Sharding.of(None, "spacetime", 1, get_pairwise("gaussian")) is None
 True
 """
 
@@ -13,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nonlocal_nn.distributed import operators as sharded
 from nonlocal_nn.distributed.agreement import agree, is_split
+from nonlocal_nn.pairwise import PairwiseFunction
 
 
 class Sharding:
@@ -24,11 +25,14 @@ class Sharding:
         self.group = group
 
     @classmethod
-    def of(cls, group: dist.ProcessGroup | None, span: str, temporal_groups: int) -> Sharding | None:
+    def of(
+        cls, group: dist.ProcessGroup | None, span: str, temporal_groups: int, function: PairwiseFunction
+    ) -> Sharding | None:
         """None where nothing has to be sent: no group, one process, or frames that see only themselves.
 
         Raises:
-            ValueError: for temporal groups, or when this process is not in the group.
+            ValueError: for temporal groups, a pairwise function without a form for several processes, or when
+                this process is not in the group.
         """
         if not is_split(group) or span == "space":
             return None
@@ -38,6 +42,7 @@ class Sharding:
                 f"temporal_groups={temporal_groups} cannot be split over {dist.get_world_size(group)} "
                 "processes, a run of frames could lie on two; give each process whole runs, unsharded"
             )
+        function.check_sharded()
         return cls(group)
 
     def check(self, x: Tensor, check: Callable[[Tensor], None], *, pooled: bool, dims: int) -> None:
@@ -67,22 +72,6 @@ class Sharding:
             }
 
         agree(self.group, describe)
-
-    def average(
-        self,
-        theta: Tensor,
-        phi: Tensor,
-        g: Tensor,
-        scores: tuple[Tensor, Tensor] | None,
-        pairwise: str,
-        scale: float,
-    ) -> Tensor:
-        """Y of this process's positions over the keys of all; `scores` are concatenation's a and b."""
-        if scores is not None:
-            return sharded.concatenation(*scores, g, group=self.group)
-        if pairwise == "dot_product":
-            return sharded.dot_product(theta * scale if scale != 1 else theta, phi, g, group=self.group)
-        return sharded.gaussian(theta, phi, g, scale, group=self.group)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Sharding:
         return self

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # names of layouts are read by `nonlocal --help`, which does not wait for torch
     from torch import Tensor
 
-    from nonlocal_nn.models.spec import SubsampleAt
+    from nonlocal_nn.blocks.options import SubsampleAt
 
 TORCH_CONV = {"weight": ".weight", "bias": ".bias"}
 TORCH_NORM = {

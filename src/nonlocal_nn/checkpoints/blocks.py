@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
+from nonlocal_nn.blocks.norm import FrozenBatchNorm
+from nonlocal_nn.blocks.options import BlockOptions
 from nonlocal_nn.checkpoints.block_layouts import FoundBlock, find_blocks
 from nonlocal_nn.checkpoints.fill import filled_model
 from nonlocal_nn.checkpoints.recognise import (
@@ -19,8 +21,6 @@ from nonlocal_nn.checkpoints.recognise import (
     file_pairwise,
     network_layout,
 )
-
-_OPTIONS = tuple(name for name in inspect.signature(NonLocalBlock).parameters if name != "init")
 
 
 def build_blocks(
@@ -44,34 +44,35 @@ def build_blocks(
     }
 
 
-def block_options(block: NonLocalBlock) -> dict[str, Any]:
-    """The arguments that build a block like this one.
+def block_header(block: NonLocalBlock) -> dict[str, Any]:
+    """What a file says of the block beside its weights; JSON can hold it.
 
     Raises:
-        ValueError: it has a scale that no argument gives.
+        ValueError: it has a scale that no option gives.
     """
-    options = {name: getattr(block, name) for name in _OPTIONS if name not in ("scale", "norm")}
-    length = block.channels if block.pairwise == "gaussian" else block.inner_channels
-    if block.scale not in (1.0, length**-0.5):
-        raise ValueError(f"the block scales by {block.scale}; only {length} ** -0.5 can be written")
-    options["scale"] = block.scale != 1.0
-    frozen = type(block.norm).__name__ == "FrozenBatchNorm"
-    options["norm"] = None if block.norm is None else "frozen" if frozen else "batch"
-    return options
+    if block.scale not in (1.0, block.scale_of_product):
+        raise ValueError(f"the block scales by {block.scale}; only {block.scale_of_product:g} can be written")
+    frozen = isinstance(block.norm, FrozenBatchNorm)
+    options = dataclasses.replace(
+        block.options,
+        inner_channels=block.inner_channels,
+        scale=block.scale != 1.0,
+        norm=None if block.norm is None else "frozen" if frozen else "batch",
+    )
+    return {"channels": block.channels, **options.to_file()}
 
 
-def block_from_options(options: object) -> NonLocalBlock:
-    """Build the block that `block_options` described.
+def block_of_header(header: object) -> NonLocalBlock:
+    """Build the block that `block_header` described.
 
     Raises:
-        ValueError: they are not the arguments of a block.
+        ValueError: it describes no block, or one of a pairwise function that is not known here.
     """
-    if not isinstance(options, dict) or set(options) != set(_OPTIONS):
-        raise ValueError(f"a block is described by {', '.join(_OPTIONS)}, not by {str(options)[:200]}")
-    try:
-        return NonLocalBlock(**options)
-    except TypeError as error:
-        raise ValueError(f"the block's description has a value of the wrong type: {error}") from error
+    values = dict(header) if isinstance(header, Mapping) else {}
+    channels = values.pop("channels", None)
+    if isinstance(channels, bool) or not isinstance(channels, int):
+        raise ValueError(f"a block is described by its channels and options, not by {str(header)[:200]}")
+    return NonLocalBlock(channels, **BlockOptions.from_file(values).arguments())
 
 
 def _groups(found: Mapping[str, FoundBlock], state: Mapping[str, Tensor], hints: Hints) -> dict[str, int]:

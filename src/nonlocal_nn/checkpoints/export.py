@@ -18,6 +18,7 @@ from nonlocal_nn.checkpoints.recognise import Hints, implied_values, infer_spec,
 from nonlocal_nn.checkpoints.save import save_model
 from nonlocal_nn.models.spec import VideoResNetSpec
 from nonlocal_nn.models.video_resnet import VideoResNet
+from nonlocal_nn.pairwise import get_pairwise
 
 # What a network does not get from its weights; a published file says nothing of it.
 _NOT_IN_FILES = ("name", "dropout", "frames", "crop", "nonlocal_init")
@@ -136,7 +137,9 @@ def _hints(tensors: Mapping[str, Tensor], model: VideoResNet, layout: Layout) ->
         hints = {field: value for field, value in hints.items() if field == "stem"}
     if spec.pairwise not in layout.block.scaled:
         hints.pop("scale", None)
-    hints.pop("pairwise" if spec.pairwise in ("gaussian", "concatenation") else "", None)
+    function = get_pairwise(spec.pairwise)
+    if function.scores or not function.embeds:  # the names of the tensors tell
+        hints.pop("pairwise", None)
     again = infer_spec(named, tensors, layout, Hints(**hints))
     fields = spec.to_dict()
     if not spec.nonlocal_after:

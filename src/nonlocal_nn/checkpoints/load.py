@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.checkpoints.block_layouts import find_blocks
-from nonlocal_nn.checkpoints.blocks import block_from_options, build_blocks
+from nonlocal_nn.checkpoints.blocks import block_of_header, build_blocks
 from nonlocal_nn.checkpoints.fill import filled_model
 from nonlocal_nn.checkpoints.inflate import inflate_state_dict
 from nonlocal_nn.checkpoints.layouts import LAYOUTS, Layout
@@ -214,7 +214,7 @@ def _native_block(
     eps = header.get("norm_eps")
 
     def build() -> NonLocalBlock:
-        block = block_from_options(header["block"])
+        block = block_of_header(header["block"])
         if block.norm is not None and isinstance(eps, float):
             block.norm.eps = eps  # type: ignore[assignment]
         return block

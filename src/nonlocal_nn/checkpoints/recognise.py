@@ -16,6 +16,7 @@ from torch import Tensor
 from nonlocal_nn.checkpoints.layouts import IMAGE, LAYOUTS, RESNET3D, Layout
 from nonlocal_nn.models.catalog import SPECS
 from nonlocal_nn.models.spec import STEMS, VideoResNetSpec
+from nonlocal_nn.pairwise import get_pairwise
 
 _RESIDUAL = re.compile(r"(res[2-5])\.(\d+)\.conv1\.weight")
 _NONLOCAL = re.compile(r"(res[2-5])\.nonlocal(\d+)\.(.+)")
@@ -264,11 +265,11 @@ def _pairwise(blocks: list[set[str]], layout: Layout, hints: Hints) -> str:
 def file_pairwise(have: Iterable[str], possible: tuple[str, ...]) -> tuple[str, ...]:
     """The pairwise functions a block with these tensors can have, the layout's default first."""
     have = set(have)
-    if "w_f" in have:
-        return ("concatenation",)
-    if not {"theta.weight", "phi.weight"} & have and "gaussian" in possible:
-        return ("gaussian",)
-    return tuple(kind for kind in possible if kind in ("embedded_gaussian", "dot_product"))
+    embeds = bool({"theta.weight", "phi.weight"} & have)
+    functions = {name: get_pairwise(name) for name in possible}
+    found = tuple(name for name, f in functions.items() if (f.scores, f.embeds) == ("w_f" in have, embeds))
+    # Without theta where a layout has no such block: what is missing is said later.
+    return found or tuple(name for name, f in functions.items() if f.embeds and not f.scores)
 
 
 def checked_pairwise(owner: str, kinds: tuple[str, ...], hints: Hints) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.checkpoints.blocks import block_options
+from nonlocal_nn.checkpoints.blocks import block_header
 from nonlocal_nn.checkpoints.fill import MetaInit
 from nonlocal_nn.checkpoints.native import write_checkpoint
 from nonlocal_nn.models.build import build_model
@@ -44,7 +44,7 @@ def save_model(
 
 def _block_header(block: NonLocalBlock) -> dict[str, Any]:
     eps = getattr(block.norm, "eps", None)
-    return {"block": block_options(block), "norm_eps": eps, "metadata": {}}
+    return {"block": block_header(block), "norm_eps": eps, "metadata": {}}
 
 
 def _network_header(model: VideoResNet) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def agree(
     cause: Exception | None = None
     try:
         own = describe()
-    except Exception as error:  # whatever it is, the others must hear of it
+    except Exception as error:  # whatever it is, the others must raise too
         own, cause = {"problem": str(error) or type(error).__name__}, error
     rows = _exchange(group, own)
     for rank, row in enumerate(rows):

@@ -1,15 +1,15 @@
-"""Shards travel in a ring: every rank's keys visit every rank, and come home with what was found for them.
+"""Ring exchange: every rank's shard of keys passes every rank, and returns with the sums made for it.
 
-With R ranks, in step s = 0 ... R-1 rank r has the shard of rank r - s (mod R) as its guest:
+With R ranks, in step s = 0 ... R-1 rank r works on the shard of rank r - s (mod R):
 
     step 0                 step 1                 step 2
     r0: K0  r1: K1  r2: K2   r0: K2  r1: K0  r2: K1   r0: K1  r1: K2  r2: K0
 
-While a rank works on its guest, the guest is already on its way to the next rank, the next guest is arriving,
-and so is the sum of what earlier ranks found for the present guest (the gradients of its keys); the rank's
-own part is added to that when both are there. A last hop brings the sums home. So a rank holds, beside its
-own, at most two shards of keys and three of their sums, and each link carries R - 1 shards of keys and R of
-sums.
+While a rank works on a shard, that shard is already on its way to the next rank, the next shard is arriving,
+and so is the sum of what earlier ranks made for the present shard (the gradients of its keys); the rank's
+own part is added to that when both are there. A last hop returns the sums to their owners. So a rank holds,
+beside its own, at most two shards of keys and three of their sums, and each link carries R - 1 shards of keys
+and R of sums.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ Visit = Callable[..., tuple[Tensor, ...]]
 
 
 def ring(shards: Shards, own: tuple[Tensor, ...], visit: Visit) -> tuple[Tensor, ...]:
-    """Call `visit` with every rank's `own` tensors; returns the sum of what the visits to ours have given.
+    """Call `visit` with every rank's `own` tensors; returns the sum of what the calls for our own have given.
 
     own: tensors (batch, keys, ...), the same but for the number of keys on every rank.
-    visit(*own of some rank): gives tensors (batch, keys, ...) to add up and bring home, the same number on
-        every rank (none where nothing is to be brought home), which it does not use again.
+    visit(*own of some rank): gives tensors (batch, keys, ...) to add up and return to their owner, the same
+        number on every rank (none where nothing is to be returned), which it does not use again.
     """
-    guest: tuple[Tensor, ...] = own
+    shard: tuple[Tensor, ...] = own
     found: tuple[Tensor, ...] = ()
     for step in range(shards.ranks):
         hop = _Hop(shards)
-        following = hop.exchange(guest, step + 1) if step + 1 < shards.ranks else ()
+        following = hop.exchange(shard, step + 1) if step + 1 < shards.ranks else ()
         earlier = hop.exchange(found, step)
         hop.start()
-        part = visit(*guest)
+        part = visit(*shard)
         hop.wait()
         for mine, theirs in zip(part, earlier, strict=bool(step)):
             mine.add_(theirs)
-        guest, found = following, part
+        shard, found = following, part
     hop = _Hop(shards)
-    home = hop.exchange(found, shards.ranks)
+    own_sums = hop.exchange(found, shards.ranks)
     hop.start()
     hop.wait()
-    return home
+    return own_sums
 
 
 class _Hop:
@@ -62,7 +62,7 @@ class _Hop:
         self._under_way: list[Any] = []
 
     def exchange(self, leaving: tuple[Tensor, ...], step: int) -> tuple[Tensor, ...]:
-        """Send these on; returns the tensors that arrive, those of the guest of `step`."""
+        """Send these on; returns the tensors that arrive, those of the shard of `step`."""
         rank, ranks = self._shards.rank, self._shards.ranks
         keys = self._shards.keys[(rank - step) % ranks]
         arriving = []
@@ -107,7 +107,9 @@ class FirstDerivatives(torch.autograd.Function):
         )
 
 
-def gradients(function: str, wanted: tuple[tuple[Tensor, Tensor | None], ...]) -> tuple[Tensor | None, ...]:
+def checked_gradients(
+    function: str, wanted: tuple[tuple[Tensor, Tensor | None], ...]
+) -> tuple[Tensor | None, ...]:
     """What a backward pass returns for (input, gradient or None), in the inputs' dtypes."""
     given = tuple(None if gradient is None else gradient.to(x.dtype) for x, gradient in wanted)
     if not torch.is_grad_enabled():

@@ -114,11 +114,9 @@ def pairwise_macs(block: NonLocalBlock, shape: tuple[int, ...]) -> int:
         groups = grid[0]
     elif block.span == "time":
         groups *= prod(grid[1:])
-    pairs = queries * keys // groups
-    if block.pairwise == "concatenation":
-        return batch * ((queries + keys) * block.inner_channels + pairs * block.inner_channels)
-    d = block.channels if block.pairwise == "gaussian" else block.inner_channels
-    return batch * pairs * (d + block.inner_channels)
+    d = block.inner_channels if block.function.embeds else block.channels
+    for_positions, for_pairs = block.function.multiply_adds(queries, keys, d, block.inner_channels)
+    return batch * (for_positions + for_pairs // groups)
 
 
 # What neither counts nor changes a shape, but is slow on shapes alone.

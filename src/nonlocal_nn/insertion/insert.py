@@ -30,9 +30,11 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
-from nonlocal_nn.blocks.grid import Grouping, Span
-from nonlocal_nn.blocks.nonlocal_block import Init, NonLocalBlock, Norm, Pairwise, SubsampleAt
+from nonlocal_nn.blocks.grid import Grouping
+from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
+from nonlocal_nn.blocks.options import Init, Norm, Span, SubsampleAt
 from nonlocal_nn.insertion.layer_outputs import LayerOutput, layer_outputs
+from nonlocal_nn.pairwise import PairwiseFunction
 
 CHILD = "nonlocal_block"
 _HANDLE = "_nonlocal_block_hook"
@@ -52,7 +54,7 @@ def insert_blocks(
     model: Model,
     after: str | Sequence[str],
     inner_channels: int | None = None,
-    pairwise: Pairwise = "embedded_gaussian",
+    pairwise: str | PairwiseFunction = "embedded_gaussian",
     dims: int | None = None,
     subsample: bool = True,
     subsample_at: SubsampleAt = "embedding",

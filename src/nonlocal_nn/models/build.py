@@ -79,19 +79,7 @@ def _stage(
 
 
 def _nonlocal_block(spec: VideoResNetSpec, stage: str, channels: int) -> NonLocalBlock:
-    norm = "frozen" if spec.norm == "frozen" and spec.nonlocal_norm is not None else spec.nonlocal_norm
-    block = NonLocalBlock(
-        channels,
-        pairwise=spec.pairwise,
-        dims=3,
-        subsample=spec.subsample,
-        subsample_at=spec.subsample_at,
-        span=spec.span,
-        temporal_groups=spec.temporal_groups.get(stage, 1),
-        scale=spec.scale,
-        norm=norm,
-        init=spec.nonlocal_init,
-    )
+    block = NonLocalBlock(channels, **spec.block_options(stage).arguments())
     if isinstance(block.norm, nn.BatchNorm3d | FrozenBatchNorm):
         block.norm.eps = spec.norm_eps
     return block

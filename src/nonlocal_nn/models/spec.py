@@ -16,6 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from nonlocal_nn.blocks import options as block_options
+from nonlocal_nn.blocks.options import BlockOptions, Init, Norm, Span, SubsampleAt
+from nonlocal_nn.pairwise import PairwiseFunction, pairwise_functions
+
 Triple = tuple[int, int, int]  # (time, height, width)
 
 EXPANSION = 4  # a bottleneck's output channels over its inner channels (64-64-256)
@@ -105,22 +109,16 @@ STEMS: dict[str, StemSpec] = {
 }
 
 Inflation = Literal["3x1x1", "3x3x3"]
-Pairwise = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation"]
-SubsampleAt = Literal["embedding", "input"]
-Span = Literal["spacetime", "space", "time"]
-BlockInit = Literal["paper", "released"]
-Norm = Literal["batch", "frozen"]
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "inflation": (None, *get_args(Inflation)),
     "stem": tuple(STEMS),
-    "pairwise": get_args(Pairwise),
-    "subsample": (True, False),
-    "subsample_at": get_args(SubsampleAt),
-    "span": get_args(Span),
-    "scale": (True, False),
+    "subsample": block_options.CHOICES["subsample"],
+    "subsample_at": block_options.CHOICES["subsample_at"],
+    "span": block_options.CHOICES["span"],
+    "scale": block_options.CHOICES["scale"],
     "nonlocal_norm": ("batch", None),
-    "nonlocal_init": get_args(BlockInit),
+    "nonlocal_init": block_options.CHOICES["init"],
     "norm": get_args(Norm),
 }
 
@@ -147,7 +145,8 @@ class VideoResNetSpec:
         num_classes: logits.
         stem: a row of `STEMS`.
         nonlocal_after: {"res3": (1, 3)}: a non-local block follows the residual blocks 1 and 3 of res3.
-        pairwise, subsample, subsample_at, span, scale: handed to every `NonLocalBlock`.
+        pairwise, subsample, subsample_at, span, scale: handed to every `NonLocalBlock`. A
+            `PairwiseFunction` of your own is registered, so that files can name it.
         temporal_groups: {"res3": 4}: the blocks of res3 see the clip in 4 contiguous groups of frames.
         nonlocal_norm: "batch", a normalisation after W_z with gamma 0; None, W_z itself starts at zero.
         nonlocal_init: how the blocks' convolutions start, "paper" (He) or "released" (normal, 0.01).
@@ -171,14 +170,14 @@ class VideoResNetSpec:
     num_classes: int = 400
     stem: str = "paper"
     nonlocal_after: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    pairwise: Pairwise = "embedded_gaussian"
+    pairwise: str = "embedded_gaussian"
     subsample: bool = True
     subsample_at: SubsampleAt = "embedding"
     span: Span = "spacetime"
     temporal_groups: Mapping[str, int] = field(default_factory=dict)
     scale: bool = False
     nonlocal_norm: Literal["batch"] | None = "batch"
-    nonlocal_init: BlockInit = "paper"
+    nonlocal_init: Init = "paper"
     norm: Norm = "batch"
     norm_eps: float = 1e-5
     dropout: float = 0.5
@@ -186,7 +185,10 @@ class VideoResNetSpec:
     crop: int = 224
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
+        if isinstance(self.pairwise, PairwiseFunction):
+            object.__setattr__(self, "pairwise", self.pairwise.register().name)
+        pairwise = tuple(function.name for function in pairwise_functions())
+        for name, choices in {**_CHOICES, "pairwise": pairwise}.items():
             value = getattr(self, name)
             if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
                 raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}")
@@ -259,6 +261,24 @@ class VideoResNetSpec:
         if stage == "res2":
             return True
         return index % 2 == (1 if stage == "res5" else 0)
+
+    def block_options(self, stage: str) -> BlockOptions:
+        """Of the non-local blocks of a stage.
+
+        >>> VideoResNetSpec(name="mine", pairwise="dot_product").block_options("res3").pairwise
+        'dot_product'
+        """
+        frozen = self.norm == "frozen" and self.nonlocal_norm is not None
+        return BlockOptions(
+            pairwise=self.pairwise,
+            subsample=self.subsample,
+            subsample_at=self.subsample_at,
+            span=self.span,
+            temporal_groups=self.temporal_groups.get(stage, 1),
+            scale=self.scale,
+            norm="frozen" if frozen else self.nonlocal_norm,
+            init=self.nonlocal_init,
+        )
 
     def replace(self, **overrides: Any) -> VideoResNetSpec:
         """The same network with some fields changed; a name that is no field is an error that lists them."""

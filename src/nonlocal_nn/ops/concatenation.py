@@ -1,4 +1,4 @@
-"""sum_j ReLU(a_i + b_j) g_j for every i without the N x N matrix, by sorting: O(N log N + N d).
+"""Concatenation (Eq. 5): sum_j ReLU(a_i + b_j) g_j for every i without the N x N matrix, by sorting.
 
 As a function of a the sum is piecewise linear with corners at t = -b. Let t_1 <= t_2 <= ... be the sorted
 corners, g in their order:
@@ -25,11 +25,42 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nonlocal_nn.ops.checks import without_autocast, working_dtype
+from nonlocal_nn._typing import Float
+from nonlocal_nn.ops import dispatch, equation
+from nonlocal_nn.ops.checks import check_scores, without_autocast, working_dtype
+from nonlocal_nn.ops.layout import is_transposed
 from nonlocal_nn.ops.vmap import fold_vmapped_one
 
-BLOCK = 32  # corners in a block
-CHUNK_BYTES = 16 * 2**20  # of rows of g, and of triangular weights, at a time
+
+def concatenation(
+    a: Float[Tensor, "batch query"],
+    b: Float[Tensor, "batch key"],
+    g: Float[Tensor, "batch key channel"],
+) -> Float[Tensor, "batch query channel"]:
+    """y_i = 1/N sum_j ReLU(a_i + b_j) g_j (Eqs. 1 and 5), sorted: O(N log N + N channels).
+
+    >>> concatenation(torch.tensor([[1.0]]), torch.tensor([[3.0, -2.0]]), torch.tensor([[[1.0], [5.0]]]))
+    tensor([[[2.]]])
+
+    w_f . [theta_i, phi_j] of the paper is a_i + b_j with a_i = theta_i . w_f[:d] and b_j = phi_j . w_f[d:].
+    Half precisions are summed in float32, also under autocast.
+
+    Raises:
+        ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
+    """
+    check_scores(a, b, g)
+    dtype, work = g.dtype, working_dtype(g.dtype)
+    with without_autocast(g.device):
+        a, b, g = a.to(work), b.to(work), g.to(work)
+        if torch.onnx.is_in_onnx_export():  # ONNX has no search in sorted numbers
+            return equation.concatenation(a, b, g).to(dtype)
+        if torch.compiler.is_compiling():
+            total: Tensor = torch.ops.nonlocal_nn.hinge_sums(a, b, g)
+            return (total / b.shape[1]).to(dtype)
+        y: Tensor = HingeSum.apply(a, b, g, 1 / b.shape[1])
+        if is_transposed(g):
+            y = y.mT.contiguous().mT
+        return y.to(dtype)
 
 
 def hinge_sums(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
@@ -70,7 +101,7 @@ def _sums(
     # Sorting puts NaN last, where no query would notice it. Eq. 1 makes every y NaN then, and so do we.
     rest = rest.where(~corners[:, -1].isnan()[:, None, None], torch.nan)
 
-    width = max(4, CHUNK_BYTES // max(1, batch * keys * corners.element_size()))
+    width = max(4, _chunk_bytes() // max(1, batch * keys * corners.element_size()))
     for first in range(0, channels, width):  # channels are independent of each other
         part = slice(first, first + width)
         with without_autocast(g.device):
@@ -87,6 +118,10 @@ def _sums(
     return hinges, steps
 
 
+def _chunk_bytes() -> int:
+    return dispatch.THRESHOLDS.concatenation_chunk_bytes
+
+
 def _take_rows(x: Tensor, rows: Tensor) -> Tensor:
     """x[batch, rows[batch]]: whole rows are copied, several times faster than `gather` element by element."""
     offsets = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
@@ -96,7 +131,7 @@ def _take_rows(x: Tensor, rows: Tensor) -> Tensor:
 def _sums_at_corners(corners: Tensor, order: Tensor, g: Tensor, *, hinge: bool) -> tuple[Tensor, Tensor]:
     """hinge_k (empty if not asked for) and step_k, (batch, padded keys, channels) in the corners' dtype."""
     batch, keys, channels = g.shape
-    block = min(BLOCK, 1 << (keys - 1).bit_length())
+    block = min(dispatch.THRESHOLDS.concatenation_block, 1 << (keys - 1).bit_length())
     blocks = -(-keys // block)
     extra = blocks * block - keys
     sorted_g = _take_rows(g, order).to(corners.dtype)
@@ -114,7 +149,7 @@ def _sums_at_corners(corners: Tensor, order: Tensor, g: Tensor, *, hinge: bool) 
         return t.new_empty(0), steps.add_(slope).flatten(1, 2)
 
     hinges = torch.empty_like(steps)
-    several = max(1, CHUNK_BYTES // max(1, batch * block * block * t.element_size()))
+    several = max(1, _chunk_bytes() // max(1, batch * block * block * t.element_size()))
     for first in range(0, blocks, several):
         some = t[:, first : first + several]
         weights = (some[..., :, None] - some[..., None, :]).relu_()  # 0 where corner j comes after corner k

@@ -1,91 +1,76 @@
-"""Which of the exact forms of the softmax average runs a call: one small table.
+"""Which of the exact forms of an operator runs a call: the sizes that decide, and one function.
 
 >>> res4 = {"d": 512, "channels": 512, "queries": 6272, "keys": 6272}
->>> softmax_backend("cuda", (9, 0), torch.bfloat16, **res4)
-'triton'
->>> softmax_backend("cuda", (9, 0), torch.bfloat16, **res4, triton=False)
-'rows'
->>> softmax_backend("cpu", None, torch.float32, **res4)
+>>> softmax_form("cuda", (9, 0), torch.bfloat16, **res4, gradients=False)
+'efficient'
+>>> softmax_form("cpu", None, torch.float32, **res4)
 'rows'
 
-    rows       chunks of rows through matrix products: softmax_rows.py, for everything
+    rows       chunks of rows through GEMM: softmax_rows.py, for everything
     flash      scaled_dot_product_attention's flash kernel
     efficient  scaled_dot_product_attention's memory-efficient kernel
-    triton     our kernel that splits d and channels: triton_softmax.py
+    triton     our kernel, which splits d and channels: gpu/softmax.py
 
-The order in the table is reasoned from what the kernels demand and how they multiply; no line of it has been
-measured on a GPU. `benchmarks/softmax_cuda.py` measures all of them and prints the lines as it finds them.
+Our kernel has never been measured on a GPU, so it is not used unless it is asked for:
+
+>>> from dataclasses import replace
+>>> before = set_thresholds(replace(THRESHOLDS, triton=True))
+>>> softmax_form("cuda", (9, 0), torch.bfloat16, **res4)
+'triton'
+>>> _ = set_thresholds(before)
+
+`benchmarks/softmax_cuda.py` measures all forms.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-Backend = Literal["rows", "flash", "efficient", "triton"]
-Products = Literal["half", "tf32", "ieee"]
+Form = Literal["rows", "flash", "efficient", "triton"]
 
 
-class Line(NamedTuple):
-    """For the calls that it describes: which backend is the fastest, the second fastest, and so on."""
+@dataclass(frozen=True)
+class Thresholds:
+    """The tuned sizes of all operators, in one place. Another value changes time and memory, not results."""
 
-    products: Products | None  # how numbers are multiplied; None: in any way
-    most_positions: float  # the smaller of queries and keys, up to this
-    most_columns: float  # the larger of d and channels, up to this
-    order: tuple[Backend, ...]
-    measured_on: str | None  # a card's name; None: reasoned, as follows
-    because: str
-
-
-EVERY = float("inf")
-
-# The first line that describes a call holds.
-TABLE = (
-    Line(
-        products=None,
-        most_positions=32,
-        most_columns=EVERY,
-        order=("rows",),
-        measured_on=None,
-        because="the kernels' tiles of 64 rows would be half empty; rows take many batch entries at a time",
-    ),
-    Line(
-        products="half",
-        most_positions=EVERY,
-        most_columns=256,
-        order=("flash", "triton", "efficient", "rows"),
-        measured_on=None,
-        because="flash keeps whole rows of theta and y on the chip and reads each key once for them",
-    ),
-    Line(
-        products="half",
-        most_positions=EVERY,
-        most_columns=EVERY,
-        order=("triton", "efficient", "rows"),
-        measured_on=None,
-        because="flash stops at 256; beyond 128 efficient adds to y in memory, ours holds 512 in registers",
-    ),
-    Line(
-        products="tf32",
-        most_positions=EVERY,
-        most_columns=EVERY,
-        order=("triton", "efficient", "rows"),
-        measured_on=None,
-        because="ours multiplies once in TF32, efficient three times; rows move the logits through memory",
-    ),
-    Line(
-        products="ieee",
-        most_positions=EVERY,
-        most_columns=EVERY,
-        order=("efficient", "rows"),
-        measured_on=None,
-        because="efficient multiplies as three TF32 products on tensor cores, ours would not use them",
-    ),
-)
+    cpu_chunk_bytes: int = 8 * 2**20
+    """Of a chunk of weights (rows x keys) on the CPU: it should stay in the last-level cache."""
+    chunk_rows: int = 256
+    """But so many rows on the CPU, up to twice `cpu_chunk_bytes`: GEMM of fewer rows is slow."""
+    gpu_chunk_bytes: int = 256 * 2**20
+    """Of a chunk of weights on a GPU."""
+    onednn_multiplications: int = 2**24
+    """Of one product, from which a call of oneDNN for each matrix of a batch pays."""
+    onednn_longest_sum: int = 256
+    """Products that oneDNN adds up for a logit; with longer sums the error of y doubles."""
+    cpu_flash_keys: int = 4096
+    """Keys from which torch's flash kernel for CPUs is the faster forward pass, where oneDNN is not used."""
+    cpu_flash_width: int = 256
+    """And up to so many numbers in a row of theta and g, which must have equally many."""
+    gpu_positions: int = 32
+    """Queries or keys up to which rows are used on a GPU: a kernel's tiles would be half empty."""
+    concatenation_block: int = 32
+    """Sorted keys whose sums are made by one triangular product."""
+    concatenation_chunk_bytes: int = 16 * 2**20
+    """Of rows of g, and of triangular weights, at a time."""
+    triton: bool = False
+    """Use our Triton kernel on GPUs, where it can run the call."""
 
 
-def softmax_backend(
+THRESHOLDS = Thresholds()
+
+
+def set_thresholds(thresholds: Thresholds) -> Thresholds:
+    """Use these from now on, in the whole process; returns those used before."""
+    global THRESHOLDS
+    before, THRESHOLDS = THRESHOLDS, thresholds
+    return before
+
+
+def softmax_form(
     device_type: str,
     capability: tuple[int, int] | None,
     dtype: torch.dtype,
@@ -99,42 +84,45 @@ def softmax_backend(
     same_bits: bool = True,
     tf32: bool = False,
     triton: bool = True,
-) -> Backend:
-    """The fastest form that can run the call, by `TABLE`.
+    onednn: bool = False,
+) -> Form:
+    """The form of the softmax average for a call.
 
     Args:
-        device_type: as in `torch.device.type`. What is not "cuda" gets "rows".
+        device_type: as in `torch.device.type`.
         capability: `torch.cuda.get_device_capability()`; None where the device is no NVIDIA GPU.
         dtype: of theta, phi and g.
         gradients: a backward pass may follow.
         same_bits: it must give the same bits on every run. The backward passes of flash and efficient do so
-            only under `torch.use_deterministic_algorithms(True)`: pass False where that is set.
+            on a GPU only under `torch.use_deterministic_algorithms(True)`: pass False where that is set.
         tf32: float32 products may be rounded to TF32 (`torch.backends.cuda.matmul.fp32_precision == "tf32"`).
-        triton: `triton_softmax.available(device)`.
+        triton: `gpu.softmax.available(device)`.
+        onednn: `cpu.gemm.has_onednn(theta)`.
 
     Raises:
         ValueError: for a device type that torch does not know, a missing capability, a dtype that is no
             floating-point type, or a negative size.
     """
     _check(device_type, capability, dtype, {"d": d, "channels": channels, "queries": queries, "keys": keys})
-    if device_type != "cuda" or capability is None or dtype == torch.float64 or 0 in (batch, queries):
+    limits = THRESHOLDS
+    if 0 in (batch, queries, d, channels):
+        return "rows"
+    if device_type == "cpu":
+        fits = d == channels <= limits.cpu_flash_width and dtype in (torch.float32, torch.float64)
+        return "flash" if fits and keys >= limits.cpu_flash_keys and not (gradients or onednn) else "rows"
+    if device_type != "cuda" or capability is None or dtype == torch.float64:
+        return "rows"
+    if min(queries, keys) <= limits.gpu_positions:
         return "rows"
     repeatable = not (gradients and same_bits)
-    can: dict[Backend, bool] = {
-        "rows": True,
-        "flash": repeatable and flash_takes(capability, dtype, d, channels, batch, gradients=gradients),
-        "efficient": repeatable and efficient_takes(capability, dtype, d, channels, batch),
-        "triton": triton and capability >= (8, 0),
-    }
-    products: Products = "half" if dtype != torch.float32 else "tf32" if tf32 else "ieee"
-    for line in TABLE:
-        if (
-            line.products in (None, products)
-            and min(queries, keys) <= line.most_positions
-            and max(d, channels) <= line.most_columns
-        ):
-            return next(backend for backend in line.order if can[backend])
-    raise AssertionError("the table has a line for every call")
+    if repeatable and flash_takes(capability, dtype, d, channels, batch, gradients=gradients):
+        return "flash"
+    # In full float32 our kernel would not use the tensor cores.
+    if limits.triton and triton and capability >= (8, 0) and (dtype != torch.float32 or tf32):
+        return "triton"
+    if repeatable and efficient_takes(capability, dtype, d, channels, batch):
+        return "efficient"
+    return "rows"
 
 
 def flash_takes(

@@ -1,16 +1,10 @@
-"""The softmax average as one differentiable operation: which way it is computed, and its derivatives.
+"""The softmax average of the gaussian and the embedded gaussian (Eqs. 1 to 3), in memory linear in N.
 
     y_i = sum_j p_ij g_j,      p_i = softmax_j(scale theta_i . phi_j)
 
-- `small`: where p is small, the product of matrices as it is written.
-- `softmax_rows`: whole rows of p, a few at a time. p is kept for the backward pass where it fits the budget.
-- `softmax_tiles`: where rows are long and p is not kept.
-- `softmax_symmetric`: where theta is phi and no backward pass follows.
-- `triton_softmax`, and torch's own attention kernels: on a GPU, by the table in `choose`.
-
-`softmax_average` is what the rest of the library calls. In eager mode it is an autograd function; to
-torch.compile and torch.export it is one operator, `nonlocal_nn::softmax_average`, whose inside they need not
-follow, so that sizes may be dynamic and memory stays linear.
+`dispatch` says which form computes it. In eager mode it is an autograd function; to torch.compile and
+torch.export it is one operator, `nonlocal_nn::softmax_average`, whose inside they need not follow, so that
+sizes may be dynamic and memory stays linear. A program saved by torch.export needs this module imported.
 """
 
 from __future__ import annotations
@@ -22,49 +16,73 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nonlocal_nn.ops import softmax_second
-from nonlocal_nn.ops.checks import without_autocast, working_dtype
-from nonlocal_nn.ops.cpu import small, softmax_rows, softmax_symmetric, softmax_tiles
-from nonlocal_nn.ops.cpu.softmax_rows import Gradients, Wanted
-from nonlocal_nn.ops.cpu.workspace import fits
-from nonlocal_nn.ops.dispatch import Backend, softmax_backend
-from nonlocal_nn.ops.gpu import softmax as triton_softmax
+from nonlocal_nn._typing import Float
+from nonlocal_nn.ops import equation, softmax_rows
+from nonlocal_nn.ops.checks import check_embeddings, without_autocast, working_dtype
+from nonlocal_nn.ops.cpu.gemm import has_onednn
+from nonlocal_nn.ops.cpu.workspace import check_budget, fits
+from nonlocal_nn.ops.dispatch import Form, softmax_form
+from nonlocal_nn.ops.gpu import softmax as triton
+from nonlocal_nn.ops.rows import chunk_bytes
+from nonlocal_nn.ops.softmax_rows import Gradients, Wanted
 from nonlocal_nn.ops.vmap import fold_vmapped
 
-# keep: rows, and p for the backward pass. linear: rows or tiles. inference: the same, with no backward pass
-# to follow. triton: our kernel for GPUs.
-Way = Literal["keep", "linear", "inference", "triton"]
+# keep: rows, and p kept for the backward pass. linear: rows. inference: rows, and no backward pass follows.
+# triton: our kernel. The operators' schemas call it `way`.
+Mode = Literal["keep", "linear", "inference", "triton"]
 
 
-def softmax_average(
-    theta: Tensor, phi: Tensor, g: Tensor, scale: float, memory_budget: int | None = None
-) -> Tensor:
-    """Y (batch, queries, channels) of (batch, queries, d), (batch, keys, d), (batch, keys, channels).
+def gaussian(
+    theta: Float[Tensor, "batch query d"],
+    phi: Float[Tensor, "batch key d"],
+    g: Float[Tensor, "batch key channel"],
+    scale: float = 1.0,
+    *,
+    memory_budget: int | None = None,
+) -> Float[Tensor, "batch query channel"]:
+    """y_i = sum_j softmax_j(scale theta_i . phi_j) g_j (Eqs. 1 to 3), a few query rows at a time.
 
+    >>> import torch
     >>> theta, phi = torch.randn(1, 5, 3), torch.randn(1, 4, 3)
-    >>> torch.allclose(softmax_average(theta, phi, torch.ones(1, 4, 2), 1.0), torch.ones(1, 5, 2))
+    >>> gaussian(theta, phi, torch.ones(1, 4, 2)).allclose(torch.ones(1, 5, 2))  # weights sum to one
     True
+
+    The backward pass is faster with the weights of the forward pass kept, queries x keys of them. They are
+    kept where they fit `memory_budget`, and made again, some at a time, where they do not: memory is then
+    linear in the positions.
+
+    memory_budget: bytes to be taken beside inputs, results and gradients; buffers follow from it, down to one
+        row. None: 32 MiB or an eighth of the memory that is free, whichever is more. 0: keep nothing, with
+        buffers as large as is fast.
+
+    Half precisions are summed in float32, also under autocast. Derivatives of derivatives are slower.
+
+    Raises:
+        ValueError: for shapes, dtypes or devices that do not fit together, with the offending values.
     """
+    check_embeddings(theta, phi, g)
+    check_budget(memory_budget)
     dtype = theta.dtype
-    if small.softmax_suits(theta, phi, memory_budget):
-        return small.softmax(*_in_working_dtype(theta, phi, g), scale).to(dtype)
-    for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in (theta, phi, g))
-    backend = _backend(theta, phi, g, for_backward)
-    if backend in ("flash", "efficient"):
-        return _attention(theta, phi, g, scale, backend)
-    way: Way = "triton"
-    if backend == "rows":
-        theta, phi, g = _in_working_dtype(theta, phi, g)
-        way = "inference"
-        if for_backward:
-            way = "keep" if _keeps(theta, phi, memory_budget) else "linear"
-    if torch.compiler.is_compiling():  # registered in softmax_operator
-        y: Tensor = torch.ops.nonlocal_nn.softmax_average(theta, phi, g, scale, way, memory_budget)[0]
-    elif way == "inference" and not torch._C._are_functorch_transforms_active():
-        y = forward(theta, phi, g, scale, way, memory_budget)[0]  # without what an autograd function costs
-    else:
-        y = SoftmaxAverage.apply(theta, phi, g, scale, way, memory_budget)[0]
-    return y.to(dtype)
+    with without_autocast(theta.device):
+        if torch.onnx.is_in_onnx_export():  # which needs the operation in ONNX's own operators
+            return equation.gaussian(*_in_working_dtype(theta, phi, g), scale).to(dtype)
+        for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in (theta, phi, g))
+        form = _form(theta, phi, g, for_backward)
+        if form in ("flash", "efficient"):
+            return _attention(theta, phi, g, scale, form)
+        mode: Mode = "triton"
+        if form == "rows":
+            theta, phi, g = _in_working_dtype(theta, phi, g)
+            mode = "inference"
+            if for_backward:
+                mode = "keep" if _keeps(theta, phi, memory_budget) else "linear"
+        if torch.compiler.is_compiling():
+            y: Tensor = torch.ops.nonlocal_nn.softmax_average(theta, phi, g, scale, mode, memory_budget)[0]
+        elif mode == "inference" and not torch._C._are_functorch_transforms_active():
+            y = forward(theta, phi, g, scale, mode, memory_budget)[0]  # without the cost of a function
+        else:
+            y = SoftmaxAverage.apply(theta, phi, g, scale, mode, memory_budget)[0]
+        return y.to(dtype)
 
 
 def _in_working_dtype(theta: Tensor, phi: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,12 +92,15 @@ def _in_working_dtype(theta: Tensor, phi: Tensor, g: Tensor) -> tuple[Tensor, Te
     return wide, wide if phi is theta else phi.to(dtype), g.to(dtype)
 
 
-def _backend(theta: Tensor, phi: Tensor, g: Tensor, for_backward: bool) -> Backend:
-    if theta.device.type != "cuda" or torch.compiler.is_exporting():
+def _form(theta: Tensor, phi: Tensor, g: Tensor, for_backward: bool) -> Form:
+    on_gpu = theta.device.type == "cuda"
+    if torch.compiler.is_exporting() or (not on_gpu and torch.compiler.is_compiling()):
         return "rows"  # a program for many sizes must not depend on one
-    return softmax_backend(
-        "cuda",
-        torch.cuda.get_device_capability(theta.device),
+    if not on_gpu and torch._C._are_functorch_transforms_active():
+        return "rows"
+    return softmax_form(
+        theta.device.type,
+        torch.cuda.get_device_capability(theta.device) if on_gpu else None,
         theta.dtype,
         theta.shape[2],
         g.shape[2],
@@ -88,58 +109,57 @@ def _backend(theta: Tensor, phi: Tensor, g: Tensor, for_backward: bool) -> Backe
         batch=theta.shape[0],
         gradients=for_backward,
         same_bits=not torch.are_deterministic_algorithms_enabled(),
-        tf32=torch.backends.cuda.matmul.fp32_precision == "tf32",
-        triton=_triton_is_there(theta.device),
+        tf32=on_gpu and torch.backends.cuda.matmul.fp32_precision == "tf32",
+        triton=on_gpu and _triton_is_there(theta.device),
+        onednn=not on_gpu and has_onednn(theta),
     )
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _triton_is_there(device: torch.device) -> bool:
-    return triton_softmax.available(device)
+    return triton.available(device)
 
 
-def _attention(theta: Tensor, phi: Tensor, g: Tensor, scale: float, backend: Backend) -> Tensor:
+def _attention(theta: Tensor, phi: Tensor, g: Tensor, scale: float, form: Form) -> Tensor:
     """Torch's attention with one head."""
-    kernel = SDPBackend.FLASH_ATTENTION if backend == "flash" else SDPBackend.EFFICIENT_ATTENTION
+    kernel = SDPBackend.FLASH_ATTENTION if form == "flash" else SDPBackend.EFFICIENT_ATTENTION
     query, key, value = (x.unsqueeze(1).contiguous() for x in (theta, phi, g))
     with sdpa_kernel(kernel):
         return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1)
 
 
 def _keeps(theta: Tensor, phi: Tensor, memory_budget: int | None) -> bool:
-    """Whether p is kept for the backward pass: it fits the budget, together with one buffer."""
+    """Whether p is kept for the backward pass: it fits the budget, together with one buffer.
+
+    Without it a training step of a block takes 1.07 to 1.20 times as long.
+    """
     if torch.compiler.is_exporting():
         return False
     keys = phi.shape[1]
     size = theta.shape[0] * theta.shape[1] * keys * theta.element_size()
-    chunk = softmax_rows.chunk_bytes(keys, theta, memory_budget)
+    chunk = chunk_bytes(keys, theta, memory_budget, 2)
     return fits(size + min(size, chunk), theta.device, memory_budget)
 
 
 def forward(
-    theta: Tensor, phi: Tensor, g: Tensor, scale: float, way: str, memory_budget: int | None
+    theta: Tensor, phi: Tensor, g: Tensor, scale: float, mode: str, memory_budget: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Y; p if it is kept, else empty; two numbers a row, if there are any, and p is not kept.
+    """Y; p if it is kept, else empty; two numbers a row, if p is not kept, which our kernel fills.
 
-    Shapes depend on `way` alone, so that they are known while sizes are not.
+    Shapes depend on `mode` alone, so that they are known while sizes are not.
     """
     none = theta.new_empty(0)
-    if way == "keep":
+    if mode == "keep":
         y, kept = softmax_rows.forward(theta, phi, g, scale, keep=True, memory_budget=memory_budget)
         return y, kept, none
     statistics = theta.new_zeros(theta.shape[0], theta.shape[1], 2, dtype=working_dtype(theta.dtype))
-    if way == "triton":
-        y, statistics[:, :, :1], statistics[:, :, 1:] = triton_softmax.forward(theta, phi, g, scale)
-        y = y.contiguous()
-    elif way == "inference" and softmax_symmetric.suits(theta, phi, g, scale, memory_budget):
-        y = softmax_symmetric.forward(theta, g, scale)
-    elif softmax_tiles.suits(theta, phi, g):
-        y, statistics[:, :, :1] = softmax_tiles.forward(theta, phi, g, scale)
-    else:
-        follows = way != "inference"
-        y, _ = softmax_rows.forward(
-            theta, phi, g, scale, keep=False, memory_budget=memory_budget, for_backward=follows
-        )
+    if mode == "triton":
+        y, statistics[:, :, :1], statistics[:, :, 1:] = triton.forward(theta, phi, g, scale)
+        return y.contiguous(), none, statistics
+    follows = mode != "inference"
+    y, _ = softmax_rows.forward(
+        theta, phi, g, scale, keep=False, memory_budget=memory_budget, for_backward=follows
+    )
     return y, none, statistics
 
 
@@ -152,47 +172,49 @@ def backward(
     kept: Tensor,
     statistics: Tensor,
     scale: float,
-    way: str,
+    mode: str,
     wanted: Wanted,
     memory_budget: int | None,
 ) -> Gradients:
     with torch.no_grad(), without_autocast(dy.device):
-        if way == "triton":
+        if mode == "triton":
             row_max, row_sum = (statistics[:, :, i : i + 1].contiguous() for i in (0, 1))
-            return triton_softmax.backward(dy, theta, phi, g, y, row_max, row_sum, scale, wanted)
-        if way != "keep" and softmax_tiles.suits(theta, phi, g):
-            return softmax_tiles.backward(dy, theta, phi, g, y, statistics[:, :, :1], scale, wanted)
-        p = kept if way == "keep" else None
+            return triton.backward(dy, theta, phi, g, y, row_max, row_sum, scale, wanted)
+        p = kept if mode == "keep" else None
         return softmax_rows.backward(dy, theta, phi, g, scale, p, wanted, memory_budget=memory_budget)
 
 
 class SoftmaxAverage(torch.autograd.Function):
-    """apply(theta, phi, g, scale, way, memory_budget) -> y, p or empty, statistics or empty."""
+    """apply(theta, phi, g, scale, mode, memory_budget) -> y, p or empty, statistics or empty."""
 
     @staticmethod
     def forward(
-        theta: Tensor, phi: Tensor, g: Tensor, scale: float, way: Way, memory_budget: int | None
+        theta: Tensor, phi: Tensor, g: Tensor, scale: float, mode: Mode, memory_budget: int | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `forward`."""
-        return forward(theta, phi, g, scale, way, memory_budget)
+        return forward(theta, phi, g, scale, mode, memory_budget)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Keep what the backward pass needs."""
-        theta, phi, g, ctx.scale, ctx.way, ctx.memory_budget = inputs
+        theta, phi, g, ctx.scale, ctx.mode, ctx.memory_budget = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(theta, phi, g, *output)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        """The gradients that are asked for, which can be differentiated once more."""
+        """The gradients that are asked for."""
         if dy is None:
             return (None,) * 6
-        wanted = tuple(ctx.needs_input_grad[:3])
-        arguments = (dy, *ctx.saved_tensors, ctx.scale, ctx.way, wanted, ctx.memory_budget)
-        grads = SoftmaxGradients.apply(*arguments) if torch.is_grad_enabled() else backward(*arguments)
-        return (*grads, None, None, None)
+        theta, phi, g, y, kept, statistics = ctx.saved_tensors
+        wanted: Wanted = tuple(ctx.needs_input_grad[:3])
+        if torch.is_grad_enabled():  # to be differentiated again
+            grads = softmax_rows.differentiable_gradients(dy, theta, phi, g, ctx.scale)
+        else:
+            budget = ctx.memory_budget
+            grads = backward(dy, theta, phi, g, y, kept, statistics, ctx.scale, ctx.mode, wanted, budget)
+        return (*(grad if want else None for grad, want in zip(grads, wanted, strict=True)), None, None, None)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
@@ -200,73 +222,95 @@ class SoftmaxAverage(torch.autograd.Function):
         return fold_vmapped(SoftmaxAverage.apply, info.batch_size, in_dims, arguments)
 
 
-class SoftmaxGradients(torch.autograd.Function):
-    """The backward pass of `SoftmaxAverage` as a function of its own, for second derivatives."""
-
-    @staticmethod
-    def forward(
-        dy: Tensor,
-        theta: Tensor,
-        phi: Tensor,
-        g: Tensor,
-        y: Tensor,
-        kept: Tensor,
-        statistics: Tensor,
-        scale: float,
-        way: Way,
-        wanted: Wanted,
-        memory_budget: int | None,
-    ) -> Gradients:
-        """See `backward`."""
-        return backward(dy, theta, phi, g, y, kept, statistics, scale, way, wanted, memory_budget)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG004
-        """Keep the inputs."""
-        dy, theta, phi, g, _, _, _, ctx.scale, _, ctx.wanted, _ = inputs
-        ctx.save_for_backward(dy, theta, phi, g)
-        ctx.set_materialize_grads(False)
-
-    @staticmethod
-    def backward(ctx: Any, *second: Tensor | None) -> tuple[Tensor | None, ...]:
-        """See `softmax_second`."""
-        dy, *inputs = ctx.saved_tensors
-        given = [
-            torch.zeros_like(x) if grad is None or not want else grad
-            for grad, x, want in zip(second, inputs, ctx.wanted, strict=True)
-        ]
-        grads = SoftmaxSecondGradients.apply(*given, dy, *inputs, ctx.scale)
-        return (*grads, *(None,) * 7)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        """A mapped axis is one more batch axis."""
-        return fold_vmapped(SoftmaxGradients.apply, info.batch_size, in_dims, arguments)
+# --- one operator for torch.compile and torch.export ---
 
 
-class SoftmaxSecondGradients(torch.autograd.Function):
-    """The backward pass of `SoftmaxGradients`; the last one."""
+@torch.library.custom_op(
+    "nonlocal_nn::softmax_average",
+    mutates_args=(),
+    schema="(Tensor theta, Tensor phi, Tensor g, float scale, str way, int? memory_budget)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def _softmax_average_op(
+    theta: Tensor, phi: Tensor, g: Tensor, scale: float, way: str, memory_budget: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    with without_autocast(theta.device):
+        y, kept, statistics = forward(theta, phi, g, scale, way, memory_budget)
+    return y.contiguous(), kept, statistics  # laid out as a compiled program was told
 
-    @staticmethod
-    def forward(
-        a: Tensor, b: Tensor, c: Tensor, dy: Tensor, theta: Tensor, phi: Tensor, g: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """See `softmax_second`."""
-        return softmax_second.backward((a, b, c), dy, theta, phi, g, scale)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Nothing is kept."""
+@_softmax_average_op.register_fake
+def _(
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    scale: float,  # noqa: ARG001
+    way: str,
+    memory_budget: int | None,  # noqa: ARG001
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, queries, keys = theta.shape[0], theta.shape[1], phi.shape[1]
+    none = theta.new_empty(0)
+    y = theta.new_empty(batch, queries, g.shape[2])
+    if way == "keep":
+        return y, theta.new_empty(batch, queries, keys), none
+    return y, none, theta.new_empty(batch, queries, 2, dtype=working_dtype(theta.dtype))
 
-    @staticmethod
-    def backward(_: Any, *_third: Tensor) -> Any:
-        """Raises NotImplementedError."""
-        raise NotImplementedError(
-            "gaussian in linear memory has first and second derivatives; for third ones use "
-            "nonlocal_nn.ops.equation.gaussian, which holds the queries x keys matrix"
-        )
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        """A mapped axis is one more batch axis."""
-        return fold_vmapped(SoftmaxSecondGradients.apply, info.batch_size, in_dims, arguments)
+@torch.library.custom_op(
+    "nonlocal_nn::softmax_gradients",
+    mutates_args=(),
+    schema="(Tensor dy, Tensor theta, Tensor phi, Tensor g, Tensor y, Tensor kept, Tensor statistics, "
+    "float scale, str way, bool[] wanted, int? memory_budget) -> (Tensor, Tensor, Tensor)",
+)
+def _softmax_gradients_op(
+    dy: Tensor,
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    y: Tensor,
+    kept: Tensor,
+    statistics: Tensor,
+    scale: float,
+    way: str,
+    wanted: list[bool],
+    memory_budget: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    first, second, third = wanted
+    wants = (first, second, third)
+    grads = backward(dy, theta, phi, g, y, kept, statistics, scale, way, wants, memory_budget)
+    a, b, c = (dy.new_empty(0) if grad is None else grad.contiguous() for grad in grads)
+    return a, b, c
+
+
+@_softmax_gradients_op.register_fake
+def _(
+    dy: Tensor,
+    theta: Tensor,
+    phi: Tensor,
+    g: Tensor,
+    y: Tensor,  # noqa: ARG001
+    kept: Tensor,  # noqa: ARG001
+    statistics: Tensor,  # noqa: ARG001
+    scale: float,  # noqa: ARG001
+    way: str,  # noqa: ARG001
+    wanted: list[bool],
+    memory_budget: int | None,  # noqa: ARG001
+) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = zip(wanted, (theta, phi, g), strict=True)
+    a, b, c = (x.new_empty(x.shape) if want else dy.new_empty(0) for want, x in inputs)
+    return a, b, c
+
+
+def _op_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    theta, phi, g, ctx.scale, ctx.way, ctx.memory_budget = inputs
+    ctx.save_for_backward(theta, phi, g, *output)
+
+
+def _op_backward(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = list(ctx.needs_input_grad[:3])
+    gradients = torch.ops.nonlocal_nn.softmax_gradients
+    grads = gradients(dy, *ctx.saved_tensors, ctx.scale, ctx.way, wanted, ctx.memory_budget)
+    return (*(grad if want else None for grad, want in zip(grads, wanted, strict=True)), None, None, None)
+
+
+_softmax_average_op.register_autograd(_op_backward, setup_context=_op_context)

@@ -32,6 +32,7 @@ from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.explain.capture.axis_rules import Axes
 from nonlocal_nn.explain.capture.geometry import Axis, GridGeometry
 from nonlocal_nn.explain.capture.tracing import AxisTrace
+from nonlocal_nn.pairwise import PairwiseFunction
 
 CLASSES_KEPT = 5
 
@@ -42,24 +43,26 @@ class BlockAffinity:
 
     Attributes:
         name: as in `model.named_modules()`; "name (run 2)" for the second run of a block that runs twice.
-        pairwise: "embedded_gaussian", "gaussian", "dot_product" or "concatenation".
+        function: f and C of the block, an entry of the table of pairwise functions.
         span: "spacetime", "space" or "time": which positions a query sees.
         temporal_groups: runs of frames that see each other.
         queries: where the positions of the block's input lie in the clip.
         keys: where the positions that are looked at lie; fewer where the block subsamples.
-        sums_to_one: rows are a softmax. Otherwise weights are unnormalised, and a dot product's may be
-            negative.
     """
 
     name: str
-    pairwise: str
+    function: PairwiseFunction
     span: str
     temporal_groups: int
     queries: GridGeometry
     keys: GridGeometry
-    sums_to_one: bool
     compute_rows: Callable[[NDArray[np.int64]], NDArray[np.float32]] = field(repr=False)
     responses: NDArray[np.float32] = field(repr=False)
+
+    @property
+    def sums_to_one(self) -> bool:
+        """Whether rows are a softmax; otherwise weights are unnormalised, and some may be negative."""
+        return self.function.sums_to_one
 
     def rows(self, positions: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Rows of f/C for these flat positions, (positions, keys): computed for these alone.
@@ -273,12 +276,11 @@ def _affinity(
     change = (z - x).float().norm(dim=1).flatten()
     return BlockAffinity(
         name=name,
-        pairwise=block.pairwise,
+        function=block.function,
         span=block.span if images == 1 else "space",
         temporal_groups=block.temporal_groups,
         queries=queries,
         keys=keys,
-        sums_to_one=block.pairwise in ("embedded_gaussian", "gaussian"),
         compute_rows=compute,
         responses=change.cpu().numpy(),
     )

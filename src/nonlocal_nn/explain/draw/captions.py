@@ -11,12 +11,6 @@ from numpy.typing import NDArray
 from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
 from nonlocal_nn.explain.draw.overlay import Target
 
-_PAIRWISE = {
-    "embedded_gaussian": "embedded Gaussian",
-    "gaussian": "Gaussian",
-    "dot_product": "dot product",
-    "concatenation": "concatenation",
-}
 _SPANS = {"spacetime": "all of space and time", "space": "its own frame", "time": "its own place"}
 
 
@@ -43,7 +37,7 @@ def block_line(block: BlockAffinity) -> str:
     sees = "" if block.span == "spacetime" else f", each at {_SPANS[block.span]}"
     if block.temporal_groups > 1:
         sees += f", {block.temporal_groups} runs of frames by themselves"
-    return f"Block {block.name}: {_PAIRWISE[block.pairwise]}, {queries} positions look at {keys} keys{sees}"
+    return f"Block {block.name}: {block.function.label}, {queries} positions look at {keys} keys{sees}"
 
 
 def _sizes(shape: tuple[int, int, int]) -> tuple[int, ...]:
@@ -67,7 +61,7 @@ def weight_note(
     block: BlockAffinity, row: NDArray[np.floating[Any]], targets: Sequence[Target], rows: int, show: str
 ) -> str:
     """What the weights of a picture are, and how much of them is drawn."""
-    arrows = ""
+    arrows, of = "", f"Weights are f/C of the {block.function.label}"
     if not np.any(row) and rows == 1:
         arrows = f"All {_seen(block)} weights of this query are zero."
     elif show != "heat":
@@ -81,12 +75,12 @@ def weight_note(
             arrows = f"Arrows: the largest of {_seen(block)} weights of each query, thickness by weight."
     if block.sums_to_one:
         kind = "Weights are f/C, a softmax: a row sums to 1."
-    elif block.pairwise == "dot_product":
-        kind = "Weights are f/C of the dot product: unnormalised, and negative ones (blue) exist."
+    elif not block.function.signed:
+        kind = f"{of}: unnormalised, a row does not sum to 1; none is negative."
+    elif (row < 0).any():
+        kind = f"{of}: unnormalised, and negative ones (blue) exist."
     else:
-        kind = "Weights are f/C of concatenation: unnormalised, a row does not sum to 1; none is negative."
-    if not block.sums_to_one and block.pairwise == "dot_product" and not (row < 0).any():
-        kind = "Weights are f/C of the dot product: unnormalised; they can be negative, here none is."
+        kind = f"{of}: unnormalised; they can be negative, here none is."
     return " ".join(part for part in (arrows, kind) if part)
 
 

@@ -45,7 +45,6 @@ LADDER = (
     Plan(63, leaders=0, top=8, cells=1, stride=8),
 )
 
-_NEVER_NEGATIVE = ("embedded_gaussian", "gaussian", "concatenation")
 _CHUNK_WEIGHTS = 2_000_000  # so many weights are held at a time, 8 MB as float32
 _LARGEST_ERROR = 0.07  # where all weights would be off by more, the largest of them tell more
 _TRIAL_RUNS, _TRIAL_ROWS = 4, 24  # rows packed to learn what a plan costs
@@ -76,7 +75,7 @@ class _Packer:
 
     def __init__(self, block: BlockAffinity, pixels: tuple[int, int]) -> None:
         self.block, self.pixels = block, pixels
-        signed = block.pairwise not in _NEVER_NEGATIVE
+        signed = block.function.signed
         plans = (replace(plan, signed=signed) for plan in LADDER)
         self.plans = [plan for plan in plans if _suits(plan, block)]
         self.rung = 0
@@ -147,7 +146,7 @@ class _Packer:
         block, plan = self.block, self.plan
         return {
             "name": block.name,
-            "pairwise": block.pairwise,
+            "pairwise": block.function.name,
             "span": block.span,
             "groups": block.temporal_groups,
             "sumsToOne": block.sums_to_one,
@@ -258,7 +257,7 @@ def _check(rows: np.ndarray[Any, Any], block: BlockAffinity, plan: Plan) -> None
         )
     if not plan.signed and rows.min() < 0:
         raise ValueError(
-            f"block {block.name!r}: {block.pairwise} gives no negative weights, got {rows.min():.3g}"
+            f"block {block.name!r}: {block.function.name} gives no negative weights, got {rows.min():.3g}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The backward programs of `triton_softmax.py`, which has their equations."""
+"""The backward programs of `gpu/softmax.py`, which has their equations."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def theta_gradient(
     row_max,
     row_sum,
     delta,
-    lift,
+    gradient_scale,
     dtheta,
     dtheta_strides,
     queries,
@@ -75,7 +75,7 @@ def theta_gradient(
     m = tl.load(row_max + place, mask=query < left, other=0.0)
     s = tl.load(row_sum + place, mask=query < left, other=1.0)
     mean = tl.load(delta + place, mask=query < left, other=0.0)
-    lifted = tl.load(lift)
+    factor = tl.load(gradient_scale)
     key = tl.arange(0, KEYS)
 
     sums = tl.zeros([QUERIES, WIDTH], tl.float32)
@@ -110,12 +110,12 @@ def theta_gradient(
             PRECISION,
         )
         # Not divided by s yet: the largest weight is 1 here, however many keys share the sum.
-        dlogits = tl.exp(logits - m[:, None]) * ((dp - mean[:, None]) * lifted)
+        dlogits = tl.exp(logits - m[:, None]) * ((dp - mean[:, None]) * factor)
         columns = load_tile(phi_here, phi_strides, keys - first, group * WIDTH, D, KEYS, WIDTH)
         sums = dot(dlogits.to(columns.dtype), columns, sums, PRECISION)
 
     dtheta += batch * dtheta_strides[0] + start * dtheta_strides[1]
-    sums *= (scale / (s * lifted))[:, None]
+    sums *= (scale / (s * factor))[:, None]
     store_tile(dtheta, dtheta_strides, left, group * WIDTH, D, sums, QUERIES, WIDTH)
 
 
@@ -133,7 +133,7 @@ def key_gradients(
     row_max,
     row_sum,
     delta,
-    lift,
+    gradient_scale,
     dphi,
     dphi_strides,
     dg,
@@ -149,7 +149,7 @@ def key_gradients(
     DEPTH: tl.constexpr,
     PHI_WIDTH: tl.constexpr,  # 0: no dphi
     G_WIDTH: tl.constexpr,  # 0: no dg
-    LIFT: tl.constexpr,
+    FLOAT16_SCALE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """PHI_WIDTH columns of dphi and G_WIDTH of dg in KEYS rows, over all queries."""
@@ -160,7 +160,7 @@ def key_gradients(
     dy += batch * dy_strides[0]
     left = keys - start
     query = tl.arange(0, QUERIES)
-    lifted = tl.load(lift)
+    factor = tl.load(gradient_scale)
 
     if PHI_WIDTH > 0:
         phi_sums = tl.zeros([KEYS, PHI_WIDTH], tl.float32)
@@ -181,20 +181,20 @@ def key_gradients(
         p = tl.exp(logits - m[None, :]) * (1.0 / s)[None, :]
         if G_WIDTH > 0:
             columns = load_tile(dy_here, dy_strides, more, group * G_WIDTH, CHANNELS, QUERIES, G_WIDTH)
-            g_sums = dot((p * LIFT).to(columns.dtype), columns, g_sums, PRECISION)
+            g_sums = dot((p * FLOAT16_SCALE).to(columns.dtype), columns, g_sums, PRECISION)
         if PHI_WIDTH > 0:
             mean = tl.load(delta + place, mask=query < more, other=0.0)
             dp = products(
                 g, g_strides, left, dy_here, dy_strides, more, CHANNELS, KEYS, QUERIES, DEPTH, PRECISION
             )
-            dlogits = p * ((dp - mean[None, :]) * lifted)
+            dlogits = p * ((dp - mean[None, :]) * factor)
             columns = load_tile(theta_here, theta_strides, more, group * PHI_WIDTH, D, QUERIES, PHI_WIDTH)
             phi_sums = dot(dlogits.to(columns.dtype), columns, phi_sums, PRECISION)
 
     if PHI_WIDTH > 0:
         dphi += batch * dphi_strides[0] + start * dphi_strides[1]
-        phi_sums *= scale / lifted
+        phi_sums *= scale / factor
         store_tile(dphi, dphi_strides, left, group * PHI_WIDTH, D, phi_sums, KEYS, PHI_WIDTH)
     if G_WIDTH > 0:
         dg += batch * dg_strides[0] + start * dg_strides[1]
-        store_tile(dg, dg_strides, left, group * G_WIDTH, CHANNELS, g_sums / LIFT, KEYS, G_WIDTH)
+        store_tile(dg, dg_strides, left, group * G_WIDTH, CHANNELS, g_sums / FLOAT16_SCALE, KEYS, G_WIDTH)

@@ -1,4 +1,4 @@
-"""The forward program of `triton_softmax.py`, which has its equations."""
+"""The forward program of `gpu/softmax.py`, which has its equations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def forward(
     KEYS: tl.constexpr,
     DEPTH: tl.constexpr,
     WIDTH: tl.constexpr,
-    LIFT: tl.constexpr,
+    FLOAT16_SCALE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """WIDTH channels of y in QUERIES rows, and by the first group of channels the rows' statistics."""
@@ -68,11 +68,13 @@ def forward(
         values = load_tile(
             g + other * g_strides[1], g_strides, keys - first, group * WIDTH, CHANNELS, KEYS, WIDTH
         )
-        weights = (e * LIFT).to(values.dtype)
+        weights = (e * FLOAT16_SCALE).to(values.dtype)
         sums = dot(weights, values, sums * shrink[:, None], PRECISION)
 
     y += batch * y_strides[0] + start * y_strides[1]
-    store_tile(y, y_strides, left, group * WIDTH, CHANNELS, sums / (s * LIFT)[:, None], QUERIES, WIDTH)
+    store_tile(
+        y, y_strides, left, group * WIDTH, CHANNELS, sums / (s * FLOAT16_SCALE)[:, None], QUERIES, WIDTH
+    )
     if group == 0:
         query = tl.arange(0, QUERIES)
         place = batch * queries + start + query

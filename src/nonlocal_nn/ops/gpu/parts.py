@@ -1,4 +1,4 @@
-"""What the programs that `triton_softmax.py` starts on a GPU are made of. Equations and costs: docs/gpu.md.
+"""What the programs that `gpu/softmax.py` starts on a GPU are made of. Equations and costs: docs/gpu.md.
 
 Every matrix comes as a pointer and its strides (batch, row, column), so that transposed views need no copy.
 A program works on one block of rows of one batch entry and on one group of result columns. Programs are
@@ -6,8 +6,8 @@ numbered along one axis, the only one of a CUDA grid that goes beyond 65,535. No
 memory, so the same inputs give the same bits.
 
 Products of half-precision numbers are exact in float32 and summed there. What has to be rounded before it can
-go into a product is lifted first, by a power of two that brings it into float16's normal range: LIFT for
-probabilities (they are at most 1), `lift` for the gradients of logits.
+go into a product is scaled first, by a power of two into the normal range of float16: FLOAT16_SCALE for
+probabilities (they are at most 1), `gradient_scale` for the gradients of logits.
 
 Without Triton the module can still be imported; its functions are no programs then.
 """

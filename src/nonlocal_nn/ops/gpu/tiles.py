@@ -1,4 +1,4 @@
-"""How the programs of `triton_softmax.py` cut their work into tiles."""
+"""How the programs of `gpu/softmax.py` cut their work into tiles."""
 
 from __future__ import annotations
 
