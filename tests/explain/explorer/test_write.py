@@ -106,7 +106,7 @@ def test_names_from_outside_stay_text(tmp_path: Path, small: FakeCapture) -> Non
     assert page.texts("title") == page.texts("h1") == [HOSTILE]
 
 
-@pytest.mark.parametrize("title", ["", "\udcff.mp4", "SCRIPT", "ä 日本 🎈"])
+@pytest.mark.parametrize("title", ["", "\udcff.mp4", "@@SCRIPT@@", "ä 日本 🎈"])
 def test_any_file_name_can_be_the_title(tmp_path: Path, small: FakeCapture, title: str) -> None:
     page = PageReader(write_explorer(small, tmp_path / "page.html", title=title))
     assert page.data["title"] == title

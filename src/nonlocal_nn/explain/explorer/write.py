@@ -173,7 +173,7 @@ def _page(about: dict[str, Any], packed: list[PackedBlock]) -> bytes:
         "ARRAYS": "".join(payloads),
         "SCRIPT": script,
     }
-    pieces = _read(parts / "page.html").split("")  # text, NAME, text, NAME, ..., text
+    pieces = _read(parts / "page.html").split("@@")  # text, NAME, text, NAME, ..., text
     return "".join(fill[piece] if n % 2 else piece for n, piece in enumerate(pieces)).encode(
         "utf-8", "replace"
     )
