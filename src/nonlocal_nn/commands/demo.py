@@ -105,17 +105,15 @@ def _open_folder(out: Path, config: DemoConfig) -> None:
 
 
 def _render(folder: Path, config: DemoConfig, console: Console) -> RenderedSet:
-    from rich.progress import Progress
-
+    from nonlocal_nn._progress import percent_bar
     from nonlocal_nn.data.rendered import render
 
-    with Progress(console=console, disable=not config.progress, transient=True) as bar:
-        task = bar.add_task("rendering videos", total=None)
+    with percent_bar("rendering videos", shown=config.progress, console=console) as progress:
         made = render(
             folder,
             train_videos=config.train_videos,
             test_videos=config.test_videos,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     console.print(
         f"{made.train_videos} training and {made.test_videos} held-out videos in {folder}", highlight=False

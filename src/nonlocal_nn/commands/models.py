@@ -71,7 +71,8 @@ def model_rows(pattern: str | None = None, classes: int = 400) -> list[ModelRow]
     """
     from rich.progress import track
 
-    from nonlocal_nn.evaluation.cost import Cost, measure, shapes_only
+    from nonlocal_nn._modes import meta_init
+    from nonlocal_nn.evaluation.cost import Cost, measure
     from nonlocal_nn.models.build import build_model
 
     names = list_models(pattern)
@@ -82,7 +83,7 @@ def model_rows(pattern: str | None = None, classes: int = 400) -> list[ModelRow]
     def cost(name: str) -> Cost:
         if name not in costs:
             spec = get_spec(name, num_classes=classes)
-            with shapes_only():
+            with meta_init():
                 model = build_model(spec)
             costs[name] = measure(model, (3, spec.frames, spec.crop, spec.crop))
         return costs[name]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nonlocal_nn._cores import available_cores
 from nonlocal_nn.checkpoints.load import load_model
 from nonlocal_nn.checkpoints.native import checkpoint_file
 from nonlocal_nn.data.dataset import ViewDataset
@@ -97,7 +97,7 @@ def views_of(manifest: Manifest, config: ScoringConfig, trained: Trained) -> Vie
             crops=1 if config.full_frame else config.crops,
         ),
         # Several videos are decoded by several processes; one alone gets the threads.
-        decode_threads=min(4, os.cpu_count() or 1) if len(manifest) == 1 else 1,
+        decode_threads=min(4, available_cores()) if len(manifest) == 1 else 1,
     )
 
 

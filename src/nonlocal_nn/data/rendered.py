@@ -47,6 +47,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nonlocal_nn._cores import available_cores
+
 CLASSES = ("different", "same")
 FRAMES = 16
 SIDE_PIXELS = 48
@@ -136,7 +138,7 @@ def render(
     _clear(root)
     quartets = _plan(recipe)
     done = 0
-    count = min(workers if workers is not None else os.cpu_count() or 1, len(quartets))
+    count = min(workers if workers is not None else available_cores(), len(quartets))
     if count <= 1:
         for quartet in quartets:
             done += _write_quartet(root, quartet)

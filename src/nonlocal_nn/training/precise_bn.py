@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nonlocal_nn._modes import evaluating
+
 
 @torch.no_grad()
 def update_statistics(
@@ -49,26 +51,23 @@ def update_statistics(
     if not layers:
         return 0
     sums = {id(layer): _Moments(layer) for layer in layers}
-    modes = {module: module.training for module in model.modules()}
     momenta = [layer.momentum for layer in layers]
     hooks = [layer.register_forward_pre_hook(sums[id(layer)].add) for layer in layers]
     count = 0
     try:
-        model.eval()
-        for layer in layers:
-            layer.train()
-            layer.momentum = 0.0  # the forward pass itself must not move what is being measured
-        for batch in batches:
-            with context():
-                model(batch)
-            count += 1
+        with evaluating(model):
+            for layer in layers:
+                layer.train()
+                layer.momentum = 0.0  # the forward pass itself must not move what is being measured
+            for batch in batches:
+                with context():
+                    model(batch)
+                count += 1
     finally:
         for hook in hooks:
             hook.remove()
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
     if count == 0:
         raise ValueError("no batches to measure the batch norm statistics on")
     for layer in layers:

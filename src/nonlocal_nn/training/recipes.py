@@ -12,9 +12,9 @@ changed afterwards. `save_config` writes it as YAML for `nonlocal train --config
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
+from nonlocal_nn._names import nearest_names
 from nonlocal_nn.training.config import DataConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
 
 # For each: where it comes from, what it needs, and what is left to give.
@@ -106,6 +106,6 @@ def recipe(name: str, *, train: str, out: str) -> TrainConfig:
         ValueError: no recipe has that name.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES) or list(RECIPES)
+        near = nearest_names(name, RECIPES, otherwise=len(RECIPES))
         raise ValueError(f"no recipe is called {name!r}; there is {', '.join(near)}")
     return RECIPES[name](train, out)
