@@ -48,6 +48,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nonlocal_nn._cores import available_cores
+from nonlocal_nn.data.defaults import RENDERED_TEST_VIDEOS, RENDERED_TRAIN_VIDEOS
 
 CLASSES = ("different", "same")
 FRAMES = 16
@@ -99,8 +100,8 @@ class _Quartet:
 def render(
     directory: str | os.PathLike[str],
     *,
-    train_videos: int = 2000,
-    test_videos: int = 400,
+    train_videos: int = RENDERED_TRAIN_VIDEOS,
+    test_videos: int = RENDERED_TEST_VIDEOS,
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nonlocal_nn.data.defaults import CROPS
+
 __all__ = [
     "CropBox",
     "clip_indices",
@@ -148,7 +150,7 @@ def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return max(short_side, (2 * height * short_side + width) // (2 * width)), short_side
 
 
-def crop_offsets(height: int, width: int, size: int, crops: int = 3) -> tuple[tuple[int, int], ...]:
+def crop_offsets(height: int, width: int, size: int, crops: int = CROPS) -> tuple[tuple[int, int], ...]:
     """Return the (top, left) of one centre crop, or of three along the longer side.
 
     >>> crop_offsets(256, 340, 256, crops=3)  # left, centre, right

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from nonlocal_nn._cores import available_cores
 from nonlocal_nn._progress import counted
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "ScanConfig", "ScanReport", "check_video", "scan", "scan_command"]
 
 Severity = Literal["broken", "short", "odd"]
-SEVERITIES: tuple[Severity, ...] = ("broken", "short", "odd")
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 
 class Finding(NamedTuple):
@@ -101,7 +101,7 @@ def scan(
     kind: ManifestKind = "auto",
     root: str | Path | None = None,
     where: str | None = None,
-    min_frames: int = 64,
+    min_frames: int = ScanConfig.min_frames,
     workers: int | None = None,
     progress: bool = False,
 ) -> ScanReport:

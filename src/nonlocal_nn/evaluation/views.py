@@ -31,7 +31,7 @@ from nonlocal_nn.data.dataset import Skipped, ViewSample
 from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.transforms import normalize
-from nonlocal_nn.evaluation.config import Precision
+from nonlocal_nn.evaluation.config import Precision, ScoringConfig
 from nonlocal_nn.evaluation.device import autocast
 from nonlocal_nn.evaluation.metrics import label_ranks
 from nonlocal_nn.evaluation.result import EvaluationResult, summarise
@@ -62,11 +62,11 @@ class Scoring:
     """
 
     multi_label: bool = False
-    views_per_batch: int = 8
+    views_per_batch: int = ScoringConfig.views_per_batch
     mean: float | tuple[float, ...] = MEAN
     std: float | tuple[float, ...] = STD
     device: torch.device | None = None
-    precision: Precision = "32"
+    precision: Precision = ScoringConfig.precision
 
     def __post_init__(self) -> None:
         if self.views_per_batch < 1:
