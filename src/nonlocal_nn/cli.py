@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("interrupted")
         return 130
     except BrokenPipeError:
-        # Who reads our output has closed it (`nonlocal models | head`). Python would complain again at exit.
+        # The output has been closed (`nonlocal models | head`). Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError, ArgumentError, ImportError, RuntimeError) as error:

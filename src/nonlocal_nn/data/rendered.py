@@ -13,8 +13,8 @@ left corner during its first half and one in the lower right corner during its s
 whether the two are the same digit (``same``) or not (``different``). They are never the same piece of
 handwriting.
 
-Why no sum of local features can tell. Videos come in quartets built from two early halves (A, B: digits a and
-b) and two late halves (A', B': other handwritings of a and b) over one background::
+Why no sum of local features separates the classes. Videos come in quartets built from two early halves (A, B:
+digits a and b) and two late halves (A', B': other handwritings of a and b) over one background::
 
     same       A  then A'      B  then B'
     different  A  then B'      B  then A'

@@ -1,4 +1,4 @@
-"""Pure index rules: which frames make a clip, which part of the frame is seen, and where chance comes from.
+"""Pure index rules: which frames make a clip, which part of the frame is seen, and random numbers.
 
 Nothing here touches a file or a tensor. With clip_frames = 32 and stride = 2 a clip is the paper's "64
 consecutive frames, every other one kept": its window is clip_frames * stride frames long.
@@ -38,7 +38,7 @@ class CropBox(NamedTuple):
 
 
 def sample_generator(seed: int, epoch: int, index: int, attempt: int = 0) -> np.random.Generator:
-    """Return the source of every random choice for one sample.
+    """Return the generator of all random numbers of one sample.
 
     >>> a, b = sample_generator(0, 3, 17), sample_generator(0, 3, 17)
     >>> bool(a.random() == b.random())
@@ -185,7 +185,7 @@ def random_crop(
 
     Scaling the shorter side to s, uniform in [jitter[0], jitter[1]], and cutting crop x crop from the result
     sees a square of crop * min(height, width) / s original pixels. Drawing that square first means that only
-    the pixels that survive are resized. Its side is rounded to a whole pixel.
+    the pixels that are kept are resized. Its side is rounded to a whole pixel.
 
     Raises:
         ValueError: a jitter range that is empty or below the crop.

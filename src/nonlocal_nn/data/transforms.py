@@ -70,9 +70,8 @@ class TrainTransform:
     Attributes:
         crop: side of the square that is returned, in pixels.
         jitter: the shorter side of the frame is scaled to a whole number drawn uniformly from this range,
-        ends
-            included; at least `crop`.
-        flip: probability of a left-right mirror image; 0 for actions that know left from right.
+            ends included; at least `crop`.
+        flip: probability of a left-right mirror image; 0 where left and right matter.
     """
 
     crop: int = CROP
@@ -112,8 +111,7 @@ class ViewTransform:
         short_side: the shorter side of the frame is scaled to this.
         crop: side of the square crops; None for the full frame (the network is fully convolutional).
         crops: 1 (centre) or 3 (left, centre, right, or top, centre, bottom, along the longer side); 1 with
-        the full
-            frame.
+            the full frame.
     """
 
     short_side: int = short_side_of(CROP)

@@ -96,7 +96,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """SGD (Nesterov) or AdamW as configured; the learning rate is set anew before every step.
+    """SGD (Nesterov) or AdamW as configured; the learning rate is set before every step.
 
     >>> make_optimizer(nn.Linear(2, 2), OptimConfig()).defaults["nesterov"]
     True

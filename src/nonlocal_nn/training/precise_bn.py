@@ -1,11 +1,11 @@
-"""Precise batch norm: after training, measure the statistics of every batch norm anew over many batches.
+"""Precise batch norm: after training, every batch norm's statistics are measured again over many batches.
 
-While training, batch norm keeps a moving average of statistics of weights that have since moved on. The paper
-re-estimates them with the final weights over 200 batches before testing (section 4.1). As in the literature
-(Wu & Johnson 2021, "Rethinking Batch in BatchNorm"), the mean is the mean of the batches' means, and the
-variance comes from combined moments: E[x^2] - E[x]^2, with E[x^2] the mean of the batches' var + mean^2. For
-batches of equal size that is the variance of all their positions taken together, which the mean of the
-batches' variances would underestimate.
+While training, batch norm keeps a moving average of statistics, most of them of weights that have changed
+since. The authors' released code therefore measures them over 200 batches; here that is done once, with the
+final weights. As in the literature (Wu & Johnson 2021, "Rethinking Batch in BatchNorm"), the mean is the mean
+of the batches' means, and the variance comes from combined moments: E[x^2] - E[x]^2, with E[x^2] the mean of
+the batches' var + mean^2. For batches of equal size that is the variance of all their positions taken
+together, which the mean of the batches' variances would underestimate.
 """
 
 from __future__ import annotations

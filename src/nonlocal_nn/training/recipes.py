@@ -38,8 +38,8 @@ def _kinetics(train: str, out: str) -> TrainConfig:
 
 
 def _kinetics_128(train: str, out: str) -> TrainConfig:
-    """Section 4.2, long clips: 128 frames from the 32-frame model (give model.weights), 2 clips on each of 8
-    GPUs, lr 0.0025, batch norm frozen.
+    """Section 5.1, longer clips: 128 frames from the 32-frame model (give model.weights), 2 clips on each of
+    8 GPUs, lr 0.0025, batch norm frozen.
 
     As many iterations as for 32 frames. The authors' released models compute res3's blocks in contiguous
     groups of 4 frames: add temporal_groups to model.options for that.
