@@ -1,4 +1,4 @@
-"""Shape annotations that draw the picture: ``theta: Float[Tensor, "batch query channel"]``.
+"""Annotations of tensors with their shapes: ``theta: Float[Tensor, "batch query channel"]``.
 
 They are jaxtyping's. The library itself needs torch alone, so where jaxtyping is absent they mean "a tensor";
 the tests install jaxtyping's import hook, which checks every annotated shape at each call.

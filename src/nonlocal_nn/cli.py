@@ -13,7 +13,6 @@ Exit codes: 0 done; 1 done in part (the command's help says when); 2 wrong optio
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
 import os
@@ -26,6 +25,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TextIO, get_args, get_origin, get_type_hints
 
 from nonlocal_nn import __version__
+from nonlocal_nn._names import nearest_names
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say("interrupted")
         return 130
     except BrokenPipeError:
-        # Who reads our output has closed it (`nonlocal models | head`). Python would complain again at exit.
+        # The output has been closed (`nonlocal models | head`). Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (ValueError, OSError, ArgumentError, ImportError, RuntimeError) as error:
@@ -272,7 +272,7 @@ def _did_you_mean(word: str, known: Iterable[str], first: Sequence[str] = ()) ->
 def _nearest(word: str, known: Iterable[str]) -> list[str]:
     """Up to three names whose last part (after the dots) looks like that of `word`."""
     ends = {name: name.lstrip("-").rpartition(".")[2] for name in known}
-    near = difflib.get_close_matches(word.lstrip("-").rpartition(".")[2], set(ends.values()), n=3, cutoff=0.6)
+    near = nearest_names(word.lstrip("-").rpartition(".")[2], set(ends.values()))
     return sorted(name for name, end in ends.items() if end in near)[:3]
 
 

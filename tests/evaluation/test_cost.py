@@ -7,15 +7,16 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from nonlocal_nn._modes import meta_init
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.evaluation.cost import count_macs, count_parameters, measure, pairwise_macs, shapes_only
+from nonlocal_nn.evaluation.cost import count_macs, count_parameters, measure, pairwise_macs
 from nonlocal_nn.models.catalog import create_model
 
 STANDARD_CLIP = (3, 32, 224, 224)
 
 
 def billions(name: str, clip: tuple[int, ...] = STANDARD_CLIP, **overrides: object) -> float:
-    with shapes_only():
+    with meta_init():
         model = create_model(name, **overrides)
     return count_macs(model, clip) / 1e9
 
@@ -40,7 +41,7 @@ def test_what_the_note_on_table_2e_says() -> None:
     assert round(billions("i3d_r50", **eight_frames) / plain, 2) == 1.46
     assert round(billions("i3d_3x3x3_r50", **eight_frames) / plain, 2) == 1.76
     assert round(billions("c2d_r50_nl5", subsample_at="input") / billions("c2d_r50"), 2) == 1.40
-    with shapes_only():
+    with meta_init():
         gaussian, base = create_model("c2d_r50_nl5", pairwise="gaussian"), create_model("c2d_r50")
     assert round(count_parameters(gaussian) / count_parameters(base), 2) == 1.15
     pairwise = 2 * pairwise_macs(gaussian.res3.nonlocal1, (1, 512, 4, 28, 28))

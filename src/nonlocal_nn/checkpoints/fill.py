@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from nonlocal_nn._modes import meta_init
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.checkpoints.inflate import inflate_to
 from nonlocal_nn.checkpoints.report import LoadReport, compare
@@ -46,7 +46,7 @@ def filled_model(
     Raises:
         ValueError: the file does not fill the model.
     """
-    with MetaInit():
+    with meta_init():
         model = build()
     wanted = model.state_dict()
     tensors: dict[str, Tensor] = {}
@@ -88,25 +88,6 @@ def filled_model(
     _warn_of_identity_blocks(model, what, stacklevel=5)
     _log.info("%s: %s", what, report)
     return model.eval(), report
-
-
-class MetaInit(TorchFunctionMode):
-    """Tensors are made on the meta device, and initialisation does nothing.
-
-    `torch.device("meta")` alone would run every fill, at a cost that equals reading the weights from disk.
-    """
-
-    _FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.tensor})
-    _INITIALISERS = frozenset(
-        {Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_, nn.init.kaiming_uniform_}
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self._INITIALISERS and args:
-            return args[0]
-        if func in self._FACTORIES:
-            return func(*args, **{**(kwargs or {}), "device": "meta"})
-        return func(*args, **(kwargs or {}))
 
 
 def _warn_of_identity_blocks(model: nn.Module, what: str, stacklevel: int) -> None:

@@ -1,4 +1,4 @@
-"""Weights of an image ResNet become those of a video ResNet (section 4, "Inflated 2D ConvNets").
+"""Weights of an image ResNet become those of a video ResNet (section 4, "Inflated 3D ConvNet").
 
 A kernel k x k becomes t x k x k: t copies, each divided by t. A video of one repeated frame then gives the
 image network's features, because the t products add up to the one of the image.

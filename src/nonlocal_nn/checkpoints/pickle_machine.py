@@ -15,7 +15,7 @@ made of. It imports nothing and calls nothing, so a file that names anything els
 >>> arrays["conv1_w"].shape, arrays["conv1_w"].read(path).sum()
 ((2, 3), np.float32(6.0))
 
-No size in the file is believed: what is announced must be there before memory is taken for it.
+No size in the file is trusted: the bytes must be there before memory is taken for it.
 """
 
 from __future__ import annotations

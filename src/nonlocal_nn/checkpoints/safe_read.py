@@ -99,7 +99,7 @@ def _read_torch(path: Path) -> Any:
         ) from error
     except Exception as error:  # a damaged file can end in any error the reader's byte code meets
         if isinstance(error, OSError) and error.filename is not None:
-            raise  # the system's word on the file itself; without a name, an offset in it led nowhere
+            raise  # the system's error about the file itself; without a name, a wrong offset in it
         raise ValueError(f"{path} is damaged or not a file of torch.save: {_first_line(error)}") from error
 
 
@@ -162,8 +162,8 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
 def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The tensors, if they are dense and no larger than the file can hold.
 
-    A tensor's sizes and strides are only words in a file: one number, repeated by strides of 0, can claim to
-    be a matrix that fills the memory as soon as somebody copies it.
+    A tensor's sizes and strides are only numbers in a file: one element, repeated by strides of 0, can claim
+    to be a matrix that fills the memory as soon as it is copied.
     """
     room = _most_bytes(path)
     for name, tensor in tensors.items():
@@ -185,7 +185,7 @@ def _most_bytes(path: Path) -> int:
 
 
 def _refused(error: BaseException) -> str:
-    """The name that torch refused, out of its long advice."""
+    """The name that torch refused, from its long message."""
     text = str(error)
     for mark in ("GLOBAL ", "Unsupported global: GLOBAL ", "Unsupported class ", "Unsupported operand "):
         if mark in text:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nonlocal_nn._modes import meta_init
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.checkpoints.blocks import block_header
-from nonlocal_nn.checkpoints.fill import MetaInit
 from nonlocal_nn.checkpoints.native import write_checkpoint
 from nonlocal_nn.models.build import build_model
 from nonlocal_nn.models.video_resnet import VideoResNet
@@ -55,7 +55,7 @@ def _network_header(model: VideoResNet) -> dict[str, Any]:
         raise ValueError(
             f"the model has {model.spec.num_classes} classes, but model.classes names {len(model.classes)}"
         )
-    with MetaInit():
+    with meta_init():
         described = build_model(model.spec).state_dict().keys()
     if changed := sorted(described ^ model.state_dict().keys()):
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Bodies of those commands that join packages: predict, test, demo. Each is imported when it is called."""
+"""Bodies of the commands that join several parts: one module a command, imported when it is called."""

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nonlocal_nn.data.defaults import RENDERED_TEST_VIDEOS, RENDERED_TRAIN_VIDEOS
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -36,9 +38,9 @@ class DemoConfig:
     """Folder for the videos, the runs and results.json."""
     epochs: int = 6
     """Passes over the training videos, the same for both networks."""
-    train_videos: int = 2000
+    train_videos: int = RENDERED_TRAIN_VIDEOS
     """Videos to train on, a multiple of 4."""
-    test_videos: int = 400
+    test_videos: int = RENDERED_TEST_VIDEOS
     """Held-out videos, a multiple of 4."""
     fresh: bool = False
     """Start from nothing, even where an earlier demo can be gone on with."""
@@ -105,17 +107,15 @@ def _open_folder(out: Path, config: DemoConfig) -> None:
 
 
 def _render(folder: Path, config: DemoConfig, console: Console) -> RenderedSet:
-    from rich.progress import Progress
-
+    from nonlocal_nn._progress import percent_bar
     from nonlocal_nn.data.rendered import render
 
-    with Progress(console=console, disable=not config.progress, transient=True) as bar:
-        task = bar.add_task("rendering videos", total=None)
+    with percent_bar("rendering videos", shown=config.progress, console=console) as progress:
         made = render(
             folder,
             train_videos=config.train_videos,
             test_videos=config.test_videos,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     console.print(
         f"{made.train_videos} training and {made.test_videos} held-out videos in {folder}", highlight=False
@@ -130,6 +130,7 @@ def recipe(model: str, seed: int, train_folder: Path, out: Path, epochs: int, pr
     >>> one.optim.batch_size, one.schedule.epochs, one.data.jitter
     (32, 8, (48, 48))
     """
+    from nonlocal_nn.data.rendered import SIDE_PIXELS
     from nonlocal_nn.training.config import (
         DataConfig,
         ModelConfig,
@@ -141,7 +142,9 @@ def recipe(model: str, seed: int, train_folder: Path, out: Path, epochs: int, pr
     return TrainConfig(
         out=str(out),
         # The corners are what the question is about: no crop may cut them off, no flip exchange them.
-        data=DataConfig(train=str(train_folder), jitter=(48, 48), crop=48, flip=0.0),
+        data=DataConfig(
+            train=str(train_folder), jitter=(SIDE_PIXELS, SIDE_PIXELS), crop=SIDE_PIXELS, flip=0.0
+        ),
         model=ModelConfig(name=model),
         optim=OptimConfig(name="adamw", lr=3e-3, weight_decay=0.01, batch_size=32),
         schedule=ScheduleConfig(epochs=epochs, kind="cosine", warmup=min(1.0, epochs / 2)),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from nonlocal_nn._progress import percent_bar
 from nonlocal_nn.commands.predict import find
 from nonlocal_nn.commands.trained import Trained, load_trained
 from nonlocal_nn.data.errors import Problem, VideoError
@@ -19,8 +18,6 @@ from nonlocal_nn.explain.explanation import Explanation, check_suffix
 from nonlocal_nn.explain.queries import choose_block, parse_query
 from nonlocal_nn.explain.statistics import BlockMeasures, average, measure_blocks, plot, write_csv
 from nonlocal_nn.explain.view import View
-
-Tick = Callable[[int, int], None]
 
 
 def explain_command(config: ExplainConfig) -> int:
@@ -50,7 +47,7 @@ def explain_command(config: ExplainConfig) -> int:
     captured = capture_video(config.videos[0], config, trained)
     if config.block is not None and config.block != "all":
         choose_block(captured, config.block)
-    with _bar("drawing", config.progress) as tick:
+    with percent_bar("drawing", shown=config.progress) as tick:
         Explanation(captured, view).save(out, progress=tick)
     print(f"{_what(out)}: {out}")
     return 0
@@ -119,7 +116,7 @@ def _statistics(config: ExplainConfig, checkpoint: str, out: str) -> int:
     trained = load_trained(checkpoint, config.device)
     measures: list[BlockMeasures] = []
     try:
-        with _bar("measuring", config.progress) as tick:
+        with percent_bar("measuring", shown=config.progress) as tick:
             for done, path in enumerate(paths, 1):
                 try:
                     captured = capture_video(path, config, trained)
@@ -164,13 +161,3 @@ def _print_table(measures: list[BlockMeasures], skipped: int) -> None:
                 style=None if name == one.block else "dim",
             )
     Console().print(table)
-
-
-@contextmanager
-def _bar(words: str, shown: bool) -> Iterator[Tick]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not shown, transient=True) as progress:
-        task = progress.add_task(words, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nonlocal_nn.models.catalog import get_spec, list_models
+from nonlocal_nn.models.spec import VideoResNetSpec
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class ModelsConfig:
 
     pattern: str | None = None
     """Names to list, as a shell pattern: 'c2d_r50*'. All when left out."""
-    classes: int = 400
+    classes: int = VideoResNetSpec.num_classes
     """Classes of the last layer."""
     json: bool = False
     """Print JSON for scripts instead of a table."""
@@ -60,7 +61,7 @@ NOTE = (
 )
 
 
-def model_rows(pattern: str | None = None, classes: int = 400) -> list[ModelRow]:
+def model_rows(pattern: str | None = None, classes: int = ModelsConfig.classes) -> list[ModelRow]:
     """Count every network whose name matches.
 
     >>> [(row.name, row.parameters, row.macs) for row in model_rows("c2d_r50")]
@@ -71,7 +72,8 @@ def model_rows(pattern: str | None = None, classes: int = 400) -> list[ModelRow]
     """
     from rich.progress import track
 
-    from nonlocal_nn.evaluation.cost import Cost, measure, shapes_only
+    from nonlocal_nn._modes import meta_init
+    from nonlocal_nn.evaluation.cost import Cost, measure
     from nonlocal_nn.models.build import build_model
 
     names = list_models(pattern)
@@ -82,7 +84,7 @@ def model_rows(pattern: str | None = None, classes: int = 400) -> list[ModelRow]
     def cost(name: str) -> Cost:
         if name not in costs:
             spec = get_spec(name, num_classes=classes)
-            with shapes_only():
+            with meta_init():
                 model = build_model(spec)
             costs[name] = measure(model, (3, spec.frames, spec.crop, spec.crop))
         return costs[name]

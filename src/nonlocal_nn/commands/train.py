@@ -1,4 +1,4 @@
-"""`nonlocal train`: the run itself is `nonlocal_nn.training.run`; here its end is told."""
+"""`nonlocal train`: the run itself is `nonlocal_nn.training.run`; this prints its results."""
 
 from __future__ import annotations
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nonlocal_nn._cores import available_cores
 from nonlocal_nn.checkpoints.load import load_model
 from nonlocal_nn.checkpoints.native import checkpoint_file
 from nonlocal_nn.data.dataset import ViewDataset
-from nonlocal_nn.data.defaults import MEAN, STD, short_side_of
+from nonlocal_nn.data.defaults import FRAME_STRIDE, MEAN, STD, short_side_of
 from nonlocal_nn.data.records import Manifest
 from nonlocal_nn.data.transforms import ViewTransform
 from nonlocal_nn.evaluation.config import ScoringConfig
@@ -68,7 +68,7 @@ def load_trained(checkpoint: str, device: str = "auto") -> Trained:
         classes=model.classes or tuple(str(number) for number in range(spec.num_classes)),
         multi_label=known.get("multi_label") == "true",
         clip_frames=int(known.get("clip_frames", spec.frames)),
-        frame_stride=int(known.get("frame_stride", 2)),
+        frame_stride=int(known.get("frame_stride", FRAME_STRIDE)),
         short_side=int(known.get("short_side", short_side_of(spec.crop))),
         mean=float(known.get("mean", MEAN)),
         std=float(known.get("std", STD)),
@@ -97,7 +97,7 @@ def views_of(manifest: Manifest, config: ScoringConfig, trained: Trained) -> Vie
             crops=1 if config.full_frame else config.crops,
         ),
         # Several videos are decoded by several processes; one alone gets the threads.
-        decode_threads=min(4, os.cpu_count() or 1) if len(manifest) == 1 else 1,
+        decode_threads=min(4, available_cores()) if len(manifest) == 1 else 1,
     )
 
 

@@ -34,10 +34,10 @@ __all__ = [
 
 
 class SampleKey(NamedTuple):
-    """What a training sampler hands to `ClipDataset`: the index alone would repeat one crop for ever."""
+    """What a training sampler hands to `ClipDataset`: with the index alone every epoch would be the same."""
 
     epoch: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used here
 
 
 class Sample(NamedTuple):
@@ -47,12 +47,12 @@ class Sample(NamedTuple):
         video: uint8 (3, frames, height, width), for `transforms.normalize`.
         labels: int64 scalar, or float (classes,) of zeros and ones where videos have several labels.
         index: position in the manifest of the video shown (not always the one asked for: see `skipped`).
-        skipped: broken videos met on the way.
+        skipped: broken videos that others took the place of.
     """
 
     video: Tensor
     labels: Tensor
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used here
     skipped: tuple[Problem, ...]
 
 
@@ -63,7 +63,7 @@ class ClipBatch(NamedTuple):
         video: uint8 (batch, 3, frames, height, width), for `transforms.normalize`.
         labels: int64 (batch,), or float (batch, classes).
         indices: int64 (batch,), positions in the manifest.
-        skipped: broken videos met on the way.
+        skipped: broken videos that others took the place of.
     """
 
     video: Tensor
@@ -80,7 +80,7 @@ class Skipped(NamedTuple):
         problem: the file and the reason.
     """
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used here
     problem: Problem
 
 
@@ -98,7 +98,7 @@ class ViewSample(NamedTuple):
     frames: Tensor
     clips: Tensor
     boxes: tuple[CropBox, ...]
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants here
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used here
     labels: Tensor
 
     @property
@@ -280,10 +280,10 @@ class ViewDataset(Dataset["ViewSample | Skipped"]):
 
 
 def _frame_span(reader: VideoReader, record: VideoRecord) -> tuple[int, int]:
-    """Return (first frame, number of frames) of the record's stretch of the video.
+    """Return (first frame, number of frames) of the record's segment of the video.
 
-    Public copies of Kinetics are cut to the labelled seconds already, uncut ones are not; the file's length
-    tells.
+    Public copies of Kinetics are cut to the labelled seconds already, uncut ones are not; the length of the
+    file says which it is.
     """
     start, end = record.start_seconds, record.end_seconds
     if start is None or end is None or reader.duration_seconds <= end - start + 1.0:

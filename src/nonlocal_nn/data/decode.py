@@ -43,7 +43,7 @@ _decoded_counts: dict[tuple[str, int, int], int] = {}
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a video file says of itself, and how many frames it holds.
+    """The properties of a video file, and how many frames it holds.
 
     Attributes:
         width, height: in pixels, after rotation.
@@ -51,7 +51,7 @@ class VideoInfo:
         applied. fps: average frames per second.
         duration_seconds: from the first frame to the end of the last.
         frames: counted, not the header's.
-        header_frames: what the header says, 0 where it is silent.
+        header_frames: what the header says, 0 where it says nothing.
         variable_frame_rate: the gaps between frames differ by more than a half.
         video_streams: their number, cover pictures left out.
         codec, pixel_format, container: FFmpeg's names.
@@ -267,7 +267,7 @@ class VideoReader:
         sheet = ContactSheet(self.path, wanted, prepare)
         if self._table.exact:
             for start, run in self._runs(wanted):
-                # A decoder may stumble where it was made to start late or to skip; the plain pass below
+                # A decoder may fail where it was made to start late or to skip; the plain pass below
                 # decides then.
                 with suppress(VideoError):
                     for number, frame in self._decode(start, run):
@@ -379,7 +379,7 @@ class VideoReader:
 
     @cached_property
     def _decoded_count(self) -> int:
-        """Count the frames of a file whose packets do not tell, by decoding it, once for each process."""
+        """The count by decoding, once for each process, of a file whose packets do not give it."""
         file = Path(self.path).stat()
         known = _decoded_counts.get((self.path, file.st_size, file.st_mtime_ns))
         if known is not None:

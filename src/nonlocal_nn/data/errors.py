@@ -13,7 +13,7 @@ class Problem(NamedTuple):
     >>> print(Problem("clips/a.mp4", "the file is empty (0 bytes)"))
     clips/a.mp4: the file is empty (0 bytes)
 
-    A plain tuple of strings, so that it travels through data-loader workers and device transfers unharmed.
+    A plain tuple of strings, so that data-loader workers and transfers to a device pass it on as it is.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Run a function on many files in processes that may die of them."""
+"""Run a function on many files in processes that may crash on them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def run_isolated(
 ) -> Iterator[Result]:
     """Yield work(path) for every path, in any order; crashed(path) where that killed its process.
 
-    When a process dies (a decoder's segmentation fault, or no memory left), every file then in its hands
-    is tried again, alone in a process of its own: that tells which of them did it.
+    When a process dies (a decoder's segmentation fault, or no memory left), every file that was
+    being worked on is tried again, alone in a process of its own: that shows which of them it was.
     """
     waiting = deque(paths)
     while waiting:
@@ -28,7 +28,7 @@ def run_isolated(
         with _pool(min(workers, len(waiting))) as pool:
             running: dict[Future[Result], str] = {}
             while (waiting or running) and not suspects:
-                while waiting and len(running) < 2 * workers:  # few at a time, so that few are suspect
+                while waiting and len(running) < 2 * workers:  # few at a time: few to try again
                     path = waiting.popleft()
                     try:
                         running[pool.submit(work, path)] = path

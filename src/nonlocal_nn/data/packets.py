@@ -1,6 +1,7 @@
 """What a video file holds, learned from its packets without decoding them: frame numbers, times, key frames.
 
-Headers lie about the number of frames; packets do not. One pass over them costs a few per cent of decoding.
+Headers can give a wrong number of frames; packets do not. One pass over them costs a few per cent of
+decoding.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def open_video(path: str, threads: int) -> tuple[Any, Any]:
         size = file.stat().st_size
         if size == 0:
             raise VideoError(path, "the file is empty (0 bytes)")
-        # An absolute path is never taken for a URL, and a play list in disguise may open nothing but files.
+        # An absolute path is never taken for a URL, and a play list may open nothing but files.
         container = av.open(str(file.absolute()), options={"protocol_whitelist": "file"})
     except VideoError:
         raise
@@ -183,7 +184,7 @@ def _check_whole(
     last_damaged: bool,
     rows: list[tuple[int | None, int | None, bool, bool]],
 ) -> None:
-    """Raise where the header promises clearly more than the file holds."""
+    """Raise where the header states clearly more than the file holds."""
     formats = set(container.format.name.split(","))
     promised = len(stream.index_entries) if "mov" in formats else 0
     if promised > packets:

@@ -50,7 +50,7 @@ class ContactSheet:
         self.path = path
         self.row = {int(number): row for row, number in enumerate(wanted)}
         self.pending = set(self.row)
-        self.frames = np.empty((0, 0, 0, 3), dtype=np.uint8)  # made when the first frame tells its size
+        self.frames = np.empty((0, 0, 0, 3), dtype=np.uint8)  # made when the size of the first frame is known
         self.seconds = np.zeros(len(wanted), dtype=np.float64)
         self.rotation_degrees = 0
         self._size = (0, 0)

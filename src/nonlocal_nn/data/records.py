@@ -44,7 +44,7 @@ class VideoRecord:
     Attributes:
         path: the file.
         labels: class numbers; several, or none, where videos are multi-label.
-        start_seconds, end_seconds: the labelled stretch of an uncut video; None for all of it.
+        start_seconds, end_seconds: the labelled segment of an uncut video; None for all of it.
     """
 
     path: str

@@ -13,8 +13,8 @@ left corner during its first half and one in the lower right corner during its s
 whether the two are the same digit (``same``) or not (``different``). They are never the same piece of
 handwriting.
 
-Why no sum of local features can tell. Videos come in quartets built from two early halves (A, B: digits a and
-b) and two late halves (A', B': other handwritings of a and b) over one background::
+Why no sum of local features separates the classes. Videos come in quartets built from two early halves (A, B:
+digits a and b) and two late halves (A', B': other handwritings of a and b) over one background::
 
     same       A  then A'      B  then B'
     different  A  then B'      B  then A'
@@ -46,6 +46,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from nonlocal_nn._cores import available_cores
+from nonlocal_nn.data.defaults import RENDERED_TEST_VIDEOS, RENDERED_TRAIN_VIDEOS
 
 CLASSES = ("different", "same")
 FRAMES = 16
@@ -97,8 +100,8 @@ class _Quartet:
 def render(
     directory: str | os.PathLike[str],
     *,
-    train_videos: int = 2000,
-    test_videos: int = 400,
+    train_videos: int = RENDERED_TRAIN_VIDEOS,
+    test_videos: int = RENDERED_TEST_VIDEOS,
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -136,7 +139,7 @@ def render(
     _clear(root)
     quartets = _plan(recipe)
     done = 0
-    count = min(workers if workers is not None else os.cpu_count() or 1, len(quartets))
+    count = min(workers if workers is not None else available_cores(), len(quartets))
     if count <= 1:
         for quartet in quartets:
             done += _write_quartet(root, quartet)

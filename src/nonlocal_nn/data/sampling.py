@@ -1,4 +1,4 @@
-"""Pure index rules: which frames make a clip, which part of the frame is seen, and where chance comes from.
+"""Pure index rules: which frames make a clip, which part of the frame is seen, and random numbers.
 
 Nothing here touches a file or a tensor. With clip_frames = 32 and stride = 2 a clip is the paper's "64
 consecutive frames, every other one kept": its window is clip_frames * stride frames long.
@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from nonlocal_nn.data.defaults import CROPS
 
 __all__ = [
     "CropBox",
@@ -36,7 +38,7 @@ class CropBox(NamedTuple):
 
 
 def sample_generator(seed: int, epoch: int, index: int, attempt: int = 0) -> np.random.Generator:
-    """Return the source of every random choice for one sample.
+    """Return the generator of all random numbers of one sample.
 
     >>> a, b = sample_generator(0, 3, 17), sample_generator(0, 3, 17)
     >>> bool(a.random() == b.random())
@@ -148,7 +150,7 @@ def resized_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return max(short_side, (2 * height * short_side + width) // (2 * width)), short_side
 
 
-def crop_offsets(height: int, width: int, size: int, crops: int = 3) -> tuple[tuple[int, int], ...]:
+def crop_offsets(height: int, width: int, size: int, crops: int = CROPS) -> tuple[tuple[int, int], ...]:
     """Return the (top, left) of one centre crop, or of three along the longer side.
 
     >>> crop_offsets(256, 340, 256, crops=3)  # left, centre, right
@@ -183,7 +185,7 @@ def random_crop(
 
     Scaling the shorter side to s, uniform in [jitter[0], jitter[1]], and cutting crop x crop from the result
     sees a square of crop * min(height, width) / s original pixels. Drawing that square first means that only
-    the pixels that survive are resized. Its side is rounded to a whole pixel.
+    the pixels that are kept are resized. Its side is rounded to a whole pixel.
 
     Raises:
         ValueError: a jitter range that is empty or below the crop.

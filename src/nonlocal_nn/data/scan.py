@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
+from nonlocal_nn._cores import available_cores
+from nonlocal_nn._progress import counted
 from nonlocal_nn.data.isolated import run_isolated
 from nonlocal_nn.data.records import ManifestKind
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "ScanConfig", "ScanReport", "check_video", "scan", "scan_command"]
 
 Severity = Literal["broken", "short", "odd"]
-SEVERITIES: tuple[Severity, ...] = ("broken", "short", "odd")
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 
 class Finding(NamedTuple):
@@ -100,7 +101,7 @@ def scan(
     kind: ManifestKind = "auto",
     root: str | Path | None = None,
     where: str | None = None,
-    min_frames: int = 64,
+    min_frames: int = ScanConfig.min_frames,
     workers: int | None = None,
     progress: bool = False,
 ) -> ScanReport:
@@ -135,7 +136,7 @@ def scan(
     if not paths and not findings:
         others = ", ".join(f"{count} {suffix}" for suffix, count in ignored) or "nothing"
         raise ValueError(f"no videos in {source}: it holds {others}")
-    for found in _check_all(paths, min_frames, workers or os.cpu_count() or 1, progress):
+    for found in _check_all(paths, min_frames, workers or available_cores(), progress):
         findings += found
     order = {severity: rank for rank, severity in enumerate(SEVERITIES)}
     findings.sort(key=lambda finding: (order[finding.severity], finding.path))
@@ -232,24 +233,9 @@ def _is_text(path: Path) -> bool:
 def _check_all(
     paths: Sequence[str], min_frames: int, workers: int, progress: bool
 ) -> Iterator[list[Finding]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("scanning"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (progress and console.is_terminal),
-        transient=True,
-    ) as bar:
-        task = bar.add_task("scanning", total=len(paths))
-        check = partial(check_video, min_frames=min_frames)
-        for found in run_isolated(check, paths, workers=workers, crashed=_crashed):
-            bar.advance(task)
-            yield found
+    check = partial(check_video, min_frames=min_frames)
+    found = run_isolated(check, paths, workers=workers, crashed=_crashed)
+    return counted(found, len(paths), "scanning", shown=progress)
 
 
 def _crashed(path: str) -> list[Finding]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nonlocal_nn.data.decode import Clip
-from nonlocal_nn.data.defaults import MEAN, STD
+from nonlocal_nn.data.defaults import CROP, CROPS, FLIP, MEAN, STD, jitter_range, short_side_of
 from nonlocal_nn.data.sampling import CropBox, crop_offsets, random_crop, resized_size
 
 __all__ = ["MEAN", "STD", "TrainTransform", "ViewTransform", "normalize"]
@@ -70,14 +70,13 @@ class TrainTransform:
     Attributes:
         crop: side of the square that is returned, in pixels.
         jitter: the shorter side of the frame is scaled to a whole number drawn uniformly from this range,
-        ends
-            included; at least `crop`.
-        flip: probability of a left-right mirror image; 0 for actions that know left from right.
+            ends included; at least `crop`.
+        flip: probability of a left-right mirror image; 0 where left and right matter.
     """
 
-    crop: int = 224
-    jitter: tuple[int, int] = (256, 320)
-    flip: float = 0.5
+    crop: int = CROP
+    jitter: tuple[int, int] = jitter_range(CROP)
+    flip: float = FLIP
 
     def __post_init__(self) -> None:
         low, high = self.jitter
@@ -112,13 +111,12 @@ class ViewTransform:
         short_side: the shorter side of the frame is scaled to this.
         crop: side of the square crops; None for the full frame (the network is fully convolutional).
         crops: 1 (centre) or 3 (left, centre, right, or top, centre, bottom, along the longer side); 1 with
-        the full
-            frame.
+            the full frame.
     """
 
-    short_side: int = 256
-    crop: int | None = 256
-    crops: int = 3
+    short_side: int = short_side_of(CROP)
+    crop: int | None = short_side_of(CROP)
+    crops: int = CROPS
 
     def __post_init__(self) -> None:
         if self.short_side < 1:

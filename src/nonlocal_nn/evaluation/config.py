@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nonlocal_nn.data.defaults import CROPS
 from nonlocal_nn.data.records import ManifestKind
 
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
@@ -20,7 +21,7 @@ class ScoringConfig:
 
     clips: int = 10
     """Clips spread evenly along the video; with 3 crops of each, the paper's 30 views."""
-    crops: Literal[1, 3] = 3
+    crops: Literal[1, 3] = CROPS
     """Square crops of each clip: 1 (centre) or 3 along the longer side; not used with full_frame."""
     full_frame: bool = False
     """Score whole frames, fully convolutionally, instead of crops."""

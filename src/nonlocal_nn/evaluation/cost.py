@@ -13,20 +13,20 @@ computes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
-from torch.overrides import TorchFunctionMode
 
+from nonlocal_nn._modes import Skipping, evaluating
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
+
+# What neither counts nor changes a shape, but is slow on shapes alone.
+_UNCOUNTED = {F.batch_norm, F.relu}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +70,12 @@ def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> int:
         elif isinstance(module, NonLocalBlock):
             hooks.append(module.register_forward_hook(count_block))
     state = {name: tensor.to("meta") for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        with torch.no_grad(), _ShapesOnly():
+        with evaluating(model), torch.no_grad(), Skipping(_UNCOUNTED):
             functional_call(model, state, (torch.empty(1, *clip_shape, device="meta"),))
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in was_training.items():
-            module.training = training
     return sum(counted)
 
 
@@ -117,39 +113,3 @@ def pairwise_macs(block: NonLocalBlock, shape: tuple[int, ...]) -> int:
     d = block.inner_channels if block.function.embeds else block.channels
     for_positions, for_pairs = block.function.multiply_adds(queries, keys, d, block.inner_channels)
     return batch * (for_positions + for_pairs // groups)
-
-
-# What neither counts nor changes a shape, but is slow on shapes alone.
-_SKIPPED = {
-    F.batch_norm,
-    F.relu,
-    Tensor.normal_,
-    Tensor.uniform_,
-    Tensor.fill_,
-    Tensor.zero_,
-    nn.init.kaiming_normal_,
-    nn.init.kaiming_uniform_,
-    nn.init.normal_,
-    nn.init.uniform_,
-    nn.init.constant_,
-}
-
-
-class _ShapesOnly(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _SKIPPED:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def shapes_only() -> Iterator[None]:
-    """New tensors are on device "meta", and what only fills or rescales them is skipped.
-
-    >>> with shapes_only():
-    ...     nn.Linear(10, 3).weight.device
-    device(type='meta')
-    """
-    with torch.device("meta"), _ShapesOnly():
-        yield

@@ -12,7 +12,7 @@ _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name, after asking whether this machine has it.
+    """The device of that name, after checking that this machine has it.
 
     >>> choose_device("cpu")
     device(type='cpu')

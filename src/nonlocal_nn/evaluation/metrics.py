@@ -6,7 +6,7 @@
 (50.0, 100.0)
 
 These are the paper's measures: top-1 and top-5 on Kinetics, mean average precision on Charades. What
-libraries leave to the reader is fixed here: equal scores, empty classes, scores that are not numbers.
+libraries leave open is defined here: equal scores, empty classes, scores that are not numbers.
 """
 
 from __future__ import annotations

@@ -13,26 +13,25 @@ The mean is over probabilities (softmax, or sigmoid where a video has several la
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from nonlocal_nn._cores import available_cores
+from nonlocal_nn._modes import evaluating
+from nonlocal_nn._progress import counted
 from nonlocal_nn._typing import Float
 from nonlocal_nn.data.dataset import Skipped, ViewSample
 from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.transforms import normalize
-from nonlocal_nn.evaluation.config import Precision
+from nonlocal_nn.evaluation.config import Precision, ScoringConfig
 from nonlocal_nn.evaluation.device import autocast
 from nonlocal_nn.evaluation.metrics import label_ranks
 from nonlocal_nn.evaluation.result import EvaluationResult, summarise
@@ -63,11 +62,11 @@ class Scoring:
     """
 
     multi_label: bool = False
-    views_per_batch: int = 8
+    views_per_batch: int = ScoringConfig.views_per_batch
     mean: float | tuple[float, ...] = MEAN
     std: float | tuple[float, ...] = STD
     device: torch.device | None = None
-    precision: Precision = "32"
+    precision: Precision = ScoringConfig.precision
 
     def __post_init__(self) -> None:
         if self.views_per_batch < 1:
@@ -102,7 +101,7 @@ def score_views(
     """
     device = _device_of(model) if scoring.device is None else scoring.device
     scores = []
-    with torch.inference_mode(), _testing(model):
+    with torch.inference_mode(), evaluating(model):
         for views in sample.batches(scoring.views_per_batch):
             video = normalize(views.to(device), scoring.mean, scoring.std)
             with autocast(device, scoring.precision):
@@ -151,7 +150,7 @@ def score_dataset(
     Raises ValueError for a negative number of workers and what `score_views` raises.
     """
     device = _device_of(model) if scoring.device is None else scoring.device
-    share = share_cores(_cores(), len(dataset), model_on_cpu=device.type == "cpu")
+    share = share_cores(available_cores(), len(dataset), model_on_cpu=device.type == "cpu")
     workers = share if workers is None else workers
     if workers < 0:
         raise ValueError(f"workers = {workers}: 0 or more processes can decode")
@@ -165,8 +164,8 @@ def score_dataset(
     threads = torch.get_num_threads()
     try:
         if workers and device.type == "cpu":
-            torch.set_num_threads(max(1, min(threads, _cores() - workers)))
-        for item in _with_progress(loader, len(dataset), progress):
+            torch.set_num_threads(max(1, min(threads, available_cores() - workers)))
+        for item in counted(loader, len(dataset), "scoring", shown=progress):
             if isinstance(item, Skipped):
                 yield item
             else:
@@ -284,41 +283,5 @@ def _device_of(model: Model) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-@contextmanager
-def _testing(model: Model) -> Iterator[None]:
-    """Dropout off, batch norm on its stored statistics; afterwards every module is in the mode it was in."""
-    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
-    modes = [module.training for module in modules]
-    try:
-        if isinstance(model, torch.nn.Module):
-            model.eval()
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-
-
 def _as_it_is(item: _T) -> _T:
     return item
-
-
-def _cores() -> int:
-    """Cores this process may use: fewer than the machine has in a container or under SLURM."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _with_progress(items: Iterable[_T], count: int, shown: bool) -> Iterator[_T]:
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    # In a log file the bar would leave an empty line. What is printed meanwhile stays on its own stream.
-    with Progress(
-        *columns,
-        console=console,
-        disable=not (shown and console.is_terminal),
-        transient=True,
-        redirect_stdout=False,
-    ) as bar:
-        task = bar.add_task("scoring", total=count)
-        for item in items:
-            yield item
-            bar.advance(task)

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from nonlocal_nn._names import nearest_names
 from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
 from nonlocal_nn.explain.view import QueryLike, View
 
@@ -57,8 +57,7 @@ def choose_block(captured: Capture, name: str | None) -> BlockAffinity:
     if name is None:
         return list(captured.blocks.values())[-1]
     if name not in captured.blocks:
-        known = list(captured.blocks)
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:8]
+        near = nearest_names(name, captured.blocks, cutoff=0.5, otherwise=8)
         raise ValueError(f"no non-local block {name!r} was captured; the nearest are {', '.join(near)}")
     return captured.blocks[name]
 

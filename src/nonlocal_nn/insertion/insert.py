@@ -23,13 +23,13 @@ and pickle.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
+from nonlocal_nn._names import nearest_names
 from nonlocal_nn.blocks.grid import Grouping
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.blocks.options import Init, Norm, Span, SubsampleAt
@@ -203,7 +203,7 @@ def _no_such_layer(name: Any, known: Sequence[str]) -> str:
     text = f"the model has no layer {name!r}"
     if not isinstance(name, str) or not name:
         return f"{text}; a name is as in model.named_modules(), such as {known[0]!r}" if known else text
-    near = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+    near = nearest_names(name, known, count=4)
     parent = name
     while parent and parent not in known:
         parent = parent.rpartition(".")[0]

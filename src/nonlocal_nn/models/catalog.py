@@ -8,10 +8,10 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from typing import TYPE_CHECKING, Any
 
+from nonlocal_nn._names import nearest_names
 from nonlocal_nn.models.spec import Inflation, VideoResNetSpec
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def get_spec(name: str, **overrides: Any) -> VideoResNetSpec:
         ValueError: no such model (the nearest names are listed) or no such field (the fields are listed).
     """
     if name not in SPECS:
-        near = difflib.get_close_matches(name, SPECS, n=4, cutoff=0.5)
+        near = nearest_names(name, SPECS, count=4, cutoff=0.5)
         hint = f"the nearest are {', '.join(near)}" if near else f"the models are {', '.join(SPECS)}"
         raise ValueError(f"no model is called {name!r}; {hint}")
     return SPECS[name].replace(**overrides)

@@ -10,12 +10,12 @@ True
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from nonlocal_nn._names import nearest_names
 from nonlocal_nn.blocks import options as block_options
 from nonlocal_nn.blocks.options import BlockOptions, Init, Norm, Span, SubsampleAt
 from nonlocal_nn.pairwise import PairwiseFunction, pairwise_functions
@@ -361,7 +361,7 @@ def _counts(name: str, values: object) -> tuple[int, ...]:
 def _check_fields(names: Mapping[str, Any]) -> None:
     for name in names:
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, FIELDS, n=1)
+            near = nearest_names(name, FIELDS, count=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ValueError(
                 f"a video ResNet has no field {name!r}{hint} The fields are: {', '.join(FIELDS)}"

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nonlocal_nn.data.defaults import MEAN, STD
+from nonlocal_nn.data.defaults import FLIP, FRAME_STRIDE, MEAN, STD
 from nonlocal_nn.data.records import ManifestKind
 from nonlocal_nn.evaluation.config import Precision
 
 LossName = Literal["cross_entropy", "sigmoid"]
+LossChoice = Literal["auto", LossName]
 
 
 @dataclass
@@ -44,14 +45,14 @@ class DataConfig:
     """Rows of a plain csv to validate on; none: all."""
     clip_frames: int | None = None
     """Frames of a clip; none: what the model is made for (`frames` of its spec)."""
-    frame_stride: int = 2
+    frame_stride: int = FRAME_STRIDE
     """Take every n-th frame: a clip of 32 frames at stride 2 spans 64 frames of video."""
     crop: int | None = None
     """Side of the square crop in pixels; none: what the model is made for (`crop` of its spec)."""
     jitter: tuple[int, int] | None = None
     """Range of the shorter side, in pixels, before the crop; none: crop * (256, 320) / 224, the paper's
     proportions."""
-    flip: float = 0.5
+    flip: float = FLIP
     """Probability of a horizontal flip; 0 where left and right matter."""
     mean: float = MEAN
     """Subtracted from pixels of 0..255."""
@@ -102,7 +103,7 @@ class OptimConfig:
     memory."""
     clip_norm: float | None = None
     """Scale the gradient down to this Euclidean norm where it is longer; none: never."""
-    loss: Literal["auto", LossName] = "auto"
+    loss: LossChoice = "auto"
     """cross_entropy: one class a video; sigmoid: any number of classes a video; auto: by the data."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes (cross_entropy only)."""

@@ -40,7 +40,7 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
     Args:
         config: of the run.
         skipped: gets the videos that cannot be used.
-        signals: asked after each step whether to stop.
+        signals: say after each step whether to stop.
         fingerprint: of the training videos, for the checkpoint.
         threads: of torch, for the checkpoint.
     """
@@ -80,7 +80,7 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore it."""
         self.skipped.load(state_dict["skipped"])
         self.metrics = dict(state_dict["metrics"])
         self.elapsed_seconds = float(state_dict["elapsed_seconds"])

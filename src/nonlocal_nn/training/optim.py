@@ -11,21 +11,20 @@ do we, biases included.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _NormBase
 
-from nonlocal_nn.training.config import LossName, OptimConfig
+from nonlocal_nn.training.config import LossChoice, LossName, OptimConfig
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
-def resolve_loss(name: Literal["auto", LossName], multi_label: bool) -> LossName:
+def resolve_loss(name: LossChoice, multi_label: bool) -> LossName:
     """The loss that `auto` stands for.
 
     >>> resolve_loss("auto", multi_label=True)
@@ -97,7 +96,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """SGD (Nesterov) or AdamW as configured; the learning rate is set anew before every step.
+    """SGD (Nesterov) or AdamW as configured; the learning rate is set before every step.
 
     >>> make_optimizer(nn.Linear(2, 2), OptimConfig()).defaults["nesterov"]
     True

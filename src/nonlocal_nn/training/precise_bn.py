@@ -1,11 +1,11 @@
-"""Precise batch norm: after training, measure the statistics of every batch norm anew over many batches.
+"""Precise batch norm: after training, every batch norm's statistics are measured again over many batches.
 
-While training, batch norm keeps a moving average of statistics of weights that have since moved on. The paper
-re-estimates them with the final weights over 200 batches before testing (section 4.1). As in the literature
-(Wu & Johnson 2021, "Rethinking Batch in BatchNorm"), the mean is the mean of the batches' means, and the
-variance comes from combined moments: E[x^2] - E[x]^2, with E[x^2] the mean of the batches' var + mean^2. For
-batches of equal size that is the variance of all their positions taken together, which the mean of the
-batches' variances would underestimate.
+While training, batch norm keeps a moving average of statistics, most of them of weights that have changed
+since. The authors' released code therefore measures them over 200 batches; here that is done once, with the
+final weights. As in the literature (Wu & Johnson 2021, "Rethinking Batch in BatchNorm"), the mean is the mean
+of the batches' means, and the variance comes from combined moments: E[x^2] - E[x]^2, with E[x^2] the mean of
+the batches' var + mean^2. For batches of equal size that is the variance of all their positions taken
+together, which the mean of the batches' variances would underestimate.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from nonlocal_nn._modes import evaluating
 
 
 @torch.no_grad()
@@ -49,26 +51,23 @@ def update_statistics(
     if not layers:
         return 0
     sums = {id(layer): _Moments(layer) for layer in layers}
-    modes = {module: module.training for module in model.modules()}
     momenta = [layer.momentum for layer in layers]
     hooks = [layer.register_forward_pre_hook(sums[id(layer)].add) for layer in layers]
     count = 0
     try:
-        model.eval()
-        for layer in layers:
-            layer.train()
-            layer.momentum = 0.0  # the forward pass itself must not move what is being measured
-        for batch in batches:
-            with context():
-                model(batch)
-            count += 1
+        with evaluating(model):
+            for layer in layers:
+                layer.train()
+                layer.momentum = 0.0  # the forward pass itself must not move what is being measured
+            for batch in batches:
+                with context():
+                    model(batch)
+                count += 1
     finally:
         for hook in hooks:
             hook.remove()
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
     if count == 0:
         raise ValueError("no batches to measure the batch norm statistics on")
     for layer in layers:

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nonlocal_nn._cores import available_cores
 from nonlocal_nn.training.config import TrainConfig
 
 _T = TypeVar("_T")
@@ -46,8 +47,7 @@ def cores_for_each(processes: int) -> int:
     >>> cores_for_each(10_000)
     1
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // processes)
+    return max(1, available_cores() // processes)
 
 
 def default_workers(cores: int, *, on_gpu: bool) -> int:

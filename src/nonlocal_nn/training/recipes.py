@@ -12,9 +12,9 @@ changed afterwards. `save_config` writes it as YAML for `nonlocal train --config
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
+from nonlocal_nn._names import nearest_names
 from nonlocal_nn.training.config import DataConfig, ModelConfig, OptimConfig, ScheduleConfig, TrainConfig
 
 # For each: where it comes from, what it needs, and what is left to give.
@@ -38,8 +38,8 @@ def _kinetics(train: str, out: str) -> TrainConfig:
 
 
 def _kinetics_128(train: str, out: str) -> TrainConfig:
-    """Section 4.2, long clips: 128 frames from the 32-frame model (give model.weights), 2 clips on each of 8
-    GPUs, lr 0.0025, batch norm frozen.
+    """Section 5.1, longer clips: 128 frames from the 32-frame model (give model.weights), 2 clips on each of
+    8 GPUs, lr 0.0025, batch norm frozen.
 
     As many iterations as for 32 frames. The authors' released models compute res3's blocks in contiguous
     groups of 4 frames: add temporal_groups to model.options for that.
@@ -106,6 +106,6 @@ def recipe(name: str, *, train: str, out: str) -> TrainConfig:
         ValueError: no recipe has that name.
     """
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES) or list(RECIPES)
+        near = nearest_names(name, RECIPES, otherwise=len(RECIPES))
         raise ValueError(f"no recipe is called {name!r}; there is {', '.join(near)}")
     return RECIPES[name](train, out)

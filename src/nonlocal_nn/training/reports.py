@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from nonlocal_nn._files import write_whole
+from nonlocal_nn._progress import count_bar
 
 COLUMNS = (
     "step",
@@ -87,15 +88,7 @@ class TrainingProgress:
         self._task = TaskID(0)
         self._next_line = 0.0
         if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[report]}"),
-                TimeRemainingColumn(),
-                console=self.console,
-                transient=True,
-            )
+            self._bar = count_bar(self.console, report=True)
             self._task = self._bar.add_task("training", total=total_steps, completed=step, report="")
             self._bar.start()
 

@@ -84,9 +84,9 @@ class StopSignals:
 def ignore_stop_signals(_worker: int) -> None:
     """Let the training process decide when its loader's workers end; for `DataLoader(worker_init_fn=...)`.
 
-    Ctrl-C in a terminal, and often SIGTERM, reach them too, and their death would be an error in the middle
-    of a step. A worker that is told to end stays for a last few seconds, in which the training process stops
-    in order.
+    Ctrl-C in a terminal, and often SIGTERM, reach them too, and where they end, the training process fails in
+    the middle of a step. So a worker that gets the signal goes on for a few seconds, in which the training
+    process stops in order.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_soon)

@@ -84,7 +84,7 @@ class SkippedVideos:
         }
 
     def load(self, state: dict[str, list[list[str]]]) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         for kind, rows in state.items():
             self.reasons.update(dict(rows))
             if kind == "training":

@@ -71,7 +71,7 @@ class ClassifierTask(pl.LightningModule):
         return make_optimizer(self.model, self.optim)
 
     def on_train_batch_start(self, batch: ClipBatch, batch_idx: int) -> None:  # noqa: ARG002
-        """Set what the step must not inherit from the past of this process: learning rate and random
+        """Set what must not depend on earlier steps of this process: learning rate and random
         state.
         """
         rate = lr_at(self.global_step, self.optim.lr, self.plan)

@@ -1,4 +1,4 @@
-"""Lightning's Trainer for a run: its settings, its checkpoint files, and its messages kept quiet."""
+"""Lightning's Trainer for a run: its settings, its checkpoint files, and which of its messages are shown."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nonlocal_nn._modes import evaluating
 from nonlocal_nn.data.dataset import Skipped, ViewSample
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.evaluation.metrics import mean_average_precision, topk_accuracy
@@ -64,12 +65,10 @@ def validate(
     Raises:
         ValidationStoppedError: `should_stop` said so.
     """
-    training = model.training
-    model.eval()
     logits_parts: list[Tensor] = []
     labels_parts: list[Tensor] = []
     problems: list[Problem] = []
-    try:
+    with evaluating(model):
         for batch in batches:
             if should_stop():
                 raise ValidationStoppedError
@@ -79,8 +78,6 @@ def validate(
             with context():
                 logits_parts.append(model(prepare(batch.video)).float().cpu())
             labels_parts.append(batch.labels)
-    finally:
-        model.train(training)
     logits_parts, labels_parts, problems = gather(logits_parts), gather(labels_parts), gather(problems)
     if not logits_parts:
         raise ValueError("not one of the validation videos could be read; `nonlocal scan` tells why")

@@ -16,9 +16,7 @@ positions with all keys is never made.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nonlocal_nn._modes import evaluating
+from nonlocal_nn._names import nearest_names
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.explain.capture.axis_rules import Axes
@@ -205,7 +205,7 @@ def _chosen_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, N
         return known
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(known)[:8]
+            near = nearest_names(name, known, cutoff=0.5, otherwise=8)
             some = "the nearest are" if len(near) < len(known) else "there are"
             raise ValueError(f"the model has no non-local block {name!r}; {some} {', '.join(near)}")
     return {name: known[name] for name in names}
@@ -231,25 +231,13 @@ def _run(
 
     handles = [block.register_forward_hook(hook(name), prepend=True) for name, block in chosen.items()]
     try:
-        with _evaluating(model), torch.no_grad(), trace:
+        with evaluating(model), torch.no_grad(), trace:
             trace.start(clip)
             output = model(clip)
     finally:
         for handle in handles:
             handle.remove()
     return output, found
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and then every module's own mode again."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _affinity(

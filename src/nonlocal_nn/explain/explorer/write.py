@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 import nonlocal_nn
 from nonlocal_nn._files import write_whole
+from nonlocal_nn._progress import count_bar
 from nonlocal_nn.explain.explorer.pack import PackedBlock, pack_blocks
 
 if TYPE_CHECKING:
@@ -201,11 +202,9 @@ def _json(value: Any) -> str:
 def _progress() -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
     """A bar on the terminal once packing has taken two seconds: `done(rows)` and `planned(rows)`."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(file=sys.stderr)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    bar = Progress(*columns, console=console, transient=True)
+    bar = count_bar(console)
     task, since = bar.add_task("query positions", total=None), time.monotonic()
 
     def done(rows: int) -> None:
