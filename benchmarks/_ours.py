@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nonlocal_nn import NonLocalBlock
-from nonlocal_nn.ops import pairwise
+from nonlocal_nn import NonLocalBlock, functional
 
 KEEP_NOTHING = 0
 KEEP_ALL = 1 << 50
@@ -15,23 +14,23 @@ KEEP_ALL = 1 << 50
 
 def gaussian(theta: Tensor, phi: Tensor, g: Tensor, memory_budget: int | None) -> Tensor:
     """The softmaxes. `memory_budget` bytes may be kept for the backward pass; None is the default."""
-    return pairwise.gaussian(theta, phi, g, memory_budget=memory_budget)
+    return functional.gaussian(theta, phi, g, memory_budget=memory_budget)
 
 
 def dot_product(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
     """Needs no budget: it has no queries x keys matrix."""
-    return pairwise.dot_product(theta, phi, g)
+    return functional.dot_product(theta, phi, g)
 
 
 def concatenation(theta: Tensor, phi: Tensor, w_f: Tensor, g: Tensor) -> Tensor:
     """From the same inputs as the other forms: the scores a and b are part of the work."""
     d = theta.shape[2]
-    return pairwise.concatenation(theta @ w_f[:d], phi @ w_f[d:], g)
+    return functional.concatenation(theta @ w_f[:d], phi @ w_f[d:], g)
 
 
 def concatenation_of_scores(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     """As the operator takes them."""
-    return pairwise.concatenation(a, b, g)
+    return functional.concatenation(a, b, g)
 
 
 def block(memory_budget: int | None = None, **options: Any) -> NonLocalBlock:

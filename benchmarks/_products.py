@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from _operands import Operands
-from nonlocal_nn.ops.cpu.gemm import Right, SumOfProducts
+from nonlocal_nn.ops.cpu.gemm import add_product, product
+from nonlocal_nn.ops.layout import empty_as
 
 CHUNK_BYTES = 4 * 2**20
 FASTEST_CHUNK_BYTES = 16 * 2**20
@@ -40,28 +41,21 @@ def fastest(operands: Operands) -> Callable[[], tuple[Tensor, ...]]:
     leaves = {name: value.detach() for name, value in operands.leaves.items()}
     theta, g = leaves["theta"], leaves["g"]
     phi, u = leaves.get("phi", theta), operands.dy
-    y_shape = (1, operands.case.queries, operands.case.inner)
-    size = g.element_size()
-    rows = max(64, FASTEST_CHUNK_BYTES // (operands.case.keys * size))
-    uses = -(-operands.case.queries // rows)
-    backward = operands.case.backward
-    one_item = slice(0, 1)
-    phi_rows, g_columns = phi.transpose(1, 2), g.transpose(1, 2)
+    rows = max(64, FASTEST_CHUNK_BYTES // (operands.case.keys * g.element_size()))
 
     @torch.no_grad()
     def call() -> tuple[Tensor, ...]:
-        y, dtheta = g.new_empty(y_shape), torch.empty_like(theta)
-        dphi, dg = SumOfProducts(phi), SumOfProducts(g)
-        keys, values, columns, phis = (Right(one, rows, uses) for one in (phi, g_columns, g, phi_rows))
+        y, dtheta = g.new_empty(1, theta.shape[1], g.shape[2]), torch.empty_like(theta)
+        dphi, dg = empty_as(phi.mT.contiguous().mT, phi.shape[1]), empty_as(g.mT.contiguous().mT, g.shape[1])
         for first in range(0, theta.shape[1], rows):
             some = slice(first, first + rows)
-            logits = keys.product(one_item, theta[:, some])
-            y[:, some] = values.product(one_item, logits)
-            if backward:
-                dg.add(one_item, logits, u[:, some])
-                dl = columns.product(one_item, u[:, some])
-                dtheta[:, some] = phis.product(one_item, dl)
-                dphi.add(one_item, dl, theta[:, some])
+            logits = product(theta[:, some], phi)
+            y[:, some] = product(logits, g.mT)
+            if operands.case.backward:
+                add_product(dg.mT, u[:, some].mT, logits.mT, first=first == 0)
+                dl = product(u[:, some], g)
+                dtheta[:, some] = product(dl, phi.mT)
+                add_product(dphi.mT, theta[:, some].mT, dl.mT, first=first == 0)
         return (y,)
 
     return call

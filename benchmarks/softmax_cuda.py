@@ -5,7 +5,7 @@
 
 For each shape and type: time of forward and of forward + backward (the least and the median of --runs, taken
 in turns: every way once, then every way again), the peak of memory beside the inputs, and the error of y
-against float64. Prints tables and the lines that ops/choose.py would have by them; writes all of it to --out
+against float64. Prints tables and the order of speed; writes all of it to --out
 after each shape. --tune also tries other tiles for our kernel. Without a CUDA GPU it says so and ends.
 """
 
@@ -58,7 +58,7 @@ DTYPES = {
     "float16": torch.float16,
 }
 PASSES = ("forward", "forward + backward")
-CHOICES = ("rows", "flash", "efficient", "triton")  # what ops/choose.py can choose
+CHOICES = ("rows", "flash", "efficient", "triton")  # the forms of ops/dispatch.py
 TILES = [
     Tiles(rows, others, depth, width, warps, stages)
     for rows, others, width, warps in [
@@ -276,18 +276,12 @@ def table(title: str, results: dict[str, dict[str, Any]]) -> Table:
     return made
 
 
-def suggestion(kind: str, shape: Shape, results: dict[str, dict[str, Any]], card: str) -> str:
-    """The line of ops/choose.py that these figures speak for."""
+def order_of_speed(kind: str, shape: Shape, results: dict[str, dict[str, Any]], card: str) -> str:
+    """The forms of ops/dispatch.py that ran, the fastest first, with what that rests on."""
     order = fastest(results, PASSES[1], CHOICES)
-    if not order:
-        return ""
-    products = {"float32": "ieee", "tf32": "tf32"}.get(kind, "half")
     times = ", ".join(f"{name} {results[name][PASSES[1]]['ms']:.1f} ms" for name in order)
-    return (
-        f"Line(products={products!r}, most_positions=EVERY, most_columns={max(shape.d, shape.channels)}, "
-        f"order={tuple(order)!r}, "
-        f"measured_on={card!r}, because={f'N {shape.positions}, forward + backward: {times}'!r})"
-    )
+    width = max(shape.d, shape.channels)
+    return f"{card}, {kind}, N {shape.positions}, d {width}, forward + backward: {times}" if order else ""
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -344,8 +338,8 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("stopped; what was measured is kept")
     for case in report["measured"]:
-        if case["suggestion"]:
-            console.print(case["suggestion"], markup=False, highlight=False, soft_wrap=True)
+        if case["order"]:
+            console.print(case["order"], markup=False, highlight=False, soft_wrap=True)
     if report["measured"]:
         console.print(f"written to {given.out}")
     return 0
@@ -376,7 +370,7 @@ def one_case(
     report["measured"].append(
         {"shape": name, **shape._asdict(), "dtype": kind, "results": results}
         | {"fastest": {part: next(iter(fastest(results, part)), None) for part in PASSES}}
-        | {"suggestion": suggestion(kind, shape, results, card)}
+        | {"order": order_of_speed(kind, shape, results, card)}
     )
 
 

@@ -6,9 +6,10 @@ the operators, blocks and models compare its tensors with the shapes that its si
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -64,18 +65,11 @@ def without_shape_checks() -> Iterator[None]:
 
 
 @pytest.fixture
-def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operators treat few positions as they treat many."""
-    from nonlocal_nn.ops import pairwise
-    from nonlocal_nn.ops.cpu import small
+def thresholds(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Other sizes at which the operators choose and cut: thresholds(cpu_chunk_bytes=500)."""
+    from nonlocal_nn.ops import dispatch
 
-    for name in ("softmax_suits", "dot_product_suits", "concatenation_suits"):
-        monkeypatch.setattr(small, name, lambda *_: False)
-    monkeypatch.setattr(pairwise, "_matrix_is_small", lambda *_: False)
+    def change(**sizes: int) -> None:
+        monkeypatch.setattr(dispatch, "THRESHOLDS", dataclasses.replace(dispatch.THRESHOLDS, **sizes))
 
-
-@pytest.fixture(params=["small", "as if large"])
-def any_size(request: pytest.FixtureRequest) -> None:
-    """Few positions are treated both ways."""
-    if request.param == "as if large":
-        request.getfixturevalue("as_if_large")
+    return change

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nonlocal_nn.distributed import operators as sharded
-from nonlocal_nn.distributed import softmax as sharded_softmax
-from nonlocal_nn.ops import equation as reference
+from nonlocal_nn import distributed as sharded
+from nonlocal_nn.ops import dispatch, equation
 from tests import ranks
 from tests.ops.largest_tensor import LargestTensor
 from tests.ops.operands import NAMES, inputs
@@ -62,7 +62,7 @@ def split_and_whole(
         y = getattr(sharded, name)(*own, **options, group=ranks.group())
     ours = [y.detach(), *torch.autograd.grad(y, own, own_part(dy, queries, rank).to(y.dtype))]
     whole = tuple(x.detach().clone().requires_grad_() for x in whole)
-    y = getattr(reference, name)(*whole, **options)
+    y = getattr(equation, name)(*whole, **options)
     theirs = [y.detach(), *torch.autograd.grad(y, whole, dy.to(y.dtype))]
     sizes = (queries, queries, keys, keys)
     return [
@@ -73,12 +73,12 @@ def split_and_whole(
 
 @contextmanager
 def chunks_of(size: int) -> Iterator[None]:
-    before = sharded_softmax.CPU_CHUNK_BYTES
-    sharded_softmax.CPU_CHUNK_BYTES = size
+    limits = dataclasses.replace(dispatch.THRESHOLDS, cpu_chunk_bytes=size, chunk_rows=1)
+    before = dispatch.set_thresholds(limits)
     try:
         yield
     finally:
-        sharded_softmax.CPU_CHUNK_BYTES = before
+        dispatch.set_thresholds(before)
 
 
 def case_float64_is_the_reference(rank: int, world: int) -> None:
@@ -169,14 +169,14 @@ def case_keys_of_weight_zero_and_nan(rank: int, world: int) -> None:
     theta[..., 0] = 1
     phi[:, 4:, 0] = -torch.inf  # all keys but those of rank 0
     y = sharded.gaussian(*(own_part(x, sizes, rank) for x in (theta, phi, g)), group=ranks.group())
-    expected = own_part(reference.gaussian(theta, phi[:, :4], g[:, :4]), sizes, rank)
+    expected = own_part(equation.gaussian(theta, phi[:, :4], g[:, :4]), sizes, rank)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
     for name in NAMES:
         for which in (0, 1):
             whole = [x.detach() for x in inputs(name, 1, 4 * world, 4 * world, 2, 3)]
             whole[which][0, 5] = torch.nan
             own = (own_part(x, sizes, rank) for x in whole)
-            plain = own_part(getattr(reference, name)(*whole), sizes, rank)
+            plain = own_part(getattr(equation, name)(*whole), sizes, rank)
             assert torch.equal(getattr(sharded, name)(*own, group=ranks.group()).isnan(), plain.isnan())
 
 
@@ -187,7 +187,7 @@ def case_concatenation_does_not_cancel(rank: int, world: int) -> None:
         b = torch.randn(1, sum(sizes)).double().mul(50).sub(offset).float()
         g = torch.rand(1, sum(sizes), 4)
         own = (own_part(x, sizes, rank) for x in (a, b, g))
-        exact = reference.concatenation(a.double(), b.double(), g.double())
+        exact = equation.concatenation(a.double(), b.double(), g.double())
         y = sharded.concatenation(*own, group=ranks.group()).double()
         truth = own_part(exact, sizes, rank)
         torch.testing.assert_close(y, truth, rtol=2e-6, atol=2e-6 * exact.max().item())
@@ -246,7 +246,7 @@ def case_second_derivatives(rank: int, world: int) -> None:
     whole = inputs("dot_product", 1, sum(sizes), sum(sizes), 3, 2)
 
     def second(arguments: tuple[Tensor, ...], **options: object) -> tuple[Tensor, ...]:
-        function = sharded.dot_product if options else reference.dot_product
+        function = sharded.dot_product if options else equation.dot_product
         y = function(*arguments, **options)
         first = torch.autograd.grad(y.pow(3).sum(), arguments, create_graph=True)
         return torch.autograd.grad(sum(x.square().sum() for x in first), arguments)
@@ -290,7 +290,7 @@ def case_groups_within_the_world(rank: int, world: int) -> None:
         both = [inputs(name, 1, 5 * half, 4 * half, 3, 2) for _ in halves]
         own = leaves(both[which], [5] * half, [4] * half, place)
         y = getattr(sharded, name)(*own, group=own_group)
-        expected = own_part(getattr(reference, name)(*both[which]), [5] * half, place)
+        expected = own_part(getattr(equation, name)(*both[which]), [5] * half, place)
         torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
     other = groups[1 - which]
     words = raised(lambda: sharded.gaussian(*(torch.zeros(1, 2, 2),) * 3, group=other))

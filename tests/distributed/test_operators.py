@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nonlocal_nn.distributed import operators as sharded
-from nonlocal_nn.ops import pairwise
+from nonlocal_nn import functional
 from tests import ranks
 from tests.distributed import operator_cases
 from tests.ops.operands import NAMES, inputs
@@ -26,7 +25,7 @@ def test_on_every_rank(outcomes: dict[str, list[str]], case: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_group_it_is_the_plain_operator(name: str) -> None:
     arguments = inputs(name, 2, 6, 5, 3, 4)
-    ours, plain = (getattr(module, name)(*arguments) for module in (sharded, pairwise))
+    ours, plain = (getattr(module, name)(*arguments) for module in (functional.sharded, functional))
     assert torch.equal(ours, plain)
 
 
@@ -34,4 +33,4 @@ def test_without_a_group_it_is_the_plain_operator(name: str) -> None:
 def test_without_a_group_no_key_is_an_error(name: str) -> None:
     queries = torch.zeros(1, 2) if name == "concatenation" else torch.zeros(1, 2, 3)
     with pytest.raises(ValueError, match="at least one key is needed"):
-        getattr(sharded, name)(queries, queries[:, :0], torch.zeros(1, 0, 4))
+        getattr(functional.sharded, name)(queries, queries[:, :0], torch.zeros(1, 0, 4))

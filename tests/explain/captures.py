@@ -6,6 +6,7 @@ import numpy as np
 
 from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
 from nonlocal_nn.explain.capture.geometry import GridGeometry
+from nonlocal_nn.pairwise import get_pairwise
 
 QUERIES = GridGeometry((4, 4, 6), (0, 1.5, 1.5), (2, 4, 4), (1, 4, 4))
 KEYS = QUERIES.pooled((4, 2, 3))
@@ -15,12 +16,11 @@ def block_of(matrix: np.ndarray, pairwise: str = "embedded_gaussian", **options)
     responses = options.pop("responses", np.arange(96, dtype=np.float32)[::-1].copy())
     return BlockAffinity(
         "res3.nonlocal1",
-        pairwise,
+        get_pairwise(pairwise),
         "spacetime",
         1,
         QUERIES,
         KEYS,
-        "gaussian" in pairwise,
         lambda positions: matrix[positions],
         responses,
     )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn.explain.capture.geometry import GridGeometry
+from nonlocal_nn.pairwise import PairwiseFunction, get_pairwise
 
 Floats = NDArray[np.float64]
 
@@ -34,8 +35,12 @@ class FakeBlock:
     asked: list[int] = field(default_factory=list)  # how many rows each call wanted
 
     @property
+    def function(self) -> PairwiseFunction:
+        return get_pairwise(self.pairwise)
+
+    @property
     def sums_to_one(self) -> bool:
-        return self.pairwise == "embedded_gaussian"
+        return self.function.sums_to_one
 
     def rows(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         self.asked.append(len(positions))

@@ -1,57 +1,74 @@
-"""The table of backends: what it chooses, what it must never choose, and what it refuses."""
+"""Which form runs a call: what is chosen, what must never be chosen, and what is refused."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
 
-from nonlocal_nn.ops.dispatch import TABLE, efficient_takes, flash_takes, softmax_backend
+from nonlocal_nn.ops import dispatch
+from nonlocal_nn.ops.dispatch import efficient_takes, flash_takes, softmax_form
 
 HALF = torch.bfloat16
 
 
 def choose(dtype: torch.dtype = HALF, d: int = 256, channels: int = 256, **options) -> str:
     defaults = {"device_type": "cuda", "capability": (9, 0), "queries": 6272, "keys": 6272}
-    return softmax_backend(**{**defaults, "dtype": dtype, "d": d, "channels": channels, **options})
+    return softmax_form(**{**defaults, "dtype": dtype, "d": d, "channels": channels, **options})
+
+
+CPU = {"device_type": "cpu", "capability": None, "dtype": torch.float32}
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "expected", "with_our_kernel"),
     [
-        ({"device_type": "cpu", "capability": None}, "rows"),
-        ({"device_type": "mps", "capability": None}, "rows"),
-        ({"dtype": torch.float64}, "rows"),
-        ({"gradients": False}, "flash"),
-        ({"same_bits": False}, "flash"),
-        ({}, "triton"),  # flash's backward pass adds in any order
-        ({"triton": False}, "rows"),
-        ({"triton": False, "same_bits": False}, "flash"),
-        ({"d": 512, "channels": 512, "same_bits": False}, "triton"),  # res4
-        ({"d": 512, "channels": 512, "same_bits": False, "triton": False}, "efficient"),
-        ({"d": 1024, "channels": 512, "gradients": False}, "triton"),  # res4, gaussian
-        ({"d": 64, "channels": 128, "gradients": False}, "triton"),  # flash wants them equal
-        ({"d": 60, "channels": 60, "gradients": False}, "triton"),  # flash would pad
-        ({"d": 60, "channels": 60, "gradients": False, "triton": False}, "rows"),
-        ({"dtype": torch.float32}, "rows"),
-        ({"dtype": torch.float32, "same_bits": False}, "efficient"),
-        ({"dtype": torch.float32, "same_bits": False, "d": 255}, "rows"),
-        ({"dtype": torch.float32, "tf32": True}, "triton"),
-        ({"dtype": torch.float32, "tf32": True, "triton": False, "gradients": False}, "efficient"),
-        ({"queries": 8, "keys": 8}, "rows"),  # one position across eight frames
-        ({"queries": 0}, "rows"),
-        ({"batch": 0}, "rows"),
-        ({"batch": 70_000, "gradients": False}, "triton"),
-        ({"capability": (7, 5), "dtype": torch.float16, "gradients": False}, "efficient"),
-        ({"capability": (7, 5), "gradients": False}, "rows"),  # no bfloat16 there
+        ({**CPU}, "rows", "rows"),
+        ({**CPU, "gradients": False}, "flash", "flash"),
+        ({**CPU, "gradients": False, "onednn": True}, "rows", "rows"),
+        ({**CPU, "gradients": False, "keys": 1000}, "rows", "rows"),
+        ({**CPU, "gradients": False, "d": 64}, "rows", "rows"),  # torch's kernel wants equal widths
+        ({"device_type": "mps", "capability": None}, "rows", "rows"),
+        ({"dtype": torch.float64}, "rows", "rows"),
+        ({"gradients": False}, "flash", "flash"),
+        ({"same_bits": False}, "flash", "flash"),
+        ({}, "rows", "triton"),  # flash's backward pass adds in any order
+        ({"d": 512, "channels": 512, "same_bits": False}, "efficient", "triton"),  # res4
+        ({"d": 1024, "channels": 512, "gradients": False}, "efficient", "triton"),  # res4, gaussian
+        ({"d": 64, "channels": 128, "gradients": False}, "efficient", "triton"),
+        ({"d": 60, "channels": 60, "gradients": False}, "rows", "triton"),  # flash would pad
+        ({"dtype": torch.float32}, "rows", "rows"),
+        ({"dtype": torch.float32, "same_bits": False}, "efficient", "efficient"),
+        ({"dtype": torch.float32, "same_bits": False, "d": 255}, "rows", "rows"),
+        ({"dtype": torch.float32, "tf32": True}, "rows", "triton"),
+        ({"dtype": torch.float32, "tf32": True, "gradients": False}, "efficient", "triton"),
+        ({"queries": 8, "keys": 8}, "rows", "rows"),  # one position across eight frames
+        ({"queries": 0}, "rows", "rows"),
+        ({"batch": 0}, "rows", "rows"),
+        ({"batch": 70_000, "gradients": False}, "rows", "triton"),
+        ({"capability": (7, 5), "dtype": torch.float16, "gradients": False}, "efficient", "efficient"),
+        ({"capability": (7, 5), "gradients": False}, "rows", "rows"),  # no bfloat16 there
     ],
 )
-def test_choices(options, expected):
+def test_choices(options, expected, with_our_kernel, thresholds):
     assert choose(**options) == expected
+    thresholds(triton=True)
+    assert choose(**options) == with_our_kernel
+    if with_our_kernel == "triton":
+        assert choose(**options, triton=False) == expected
 
 
-def test_every_call_gets_a_backend_that_takes_it():
+def test_thresholds_can_be_replaced_for_the_whole_process():
+    before = dispatch.set_thresholds(dataclasses.replace(dispatch.THRESHOLDS, gpu_positions=10_000))
+    assert choose(gradients=False) == "rows"
+    dispatch.set_thresholds(before)
+    assert choose(gradients=False) == "flash"
+
+
+def test_every_call_gets_a_form_that_takes_it(thresholds):
+    thresholds(triton=True)
     for capability, dtype, (d, channels), positions, gradients, same_bits, tf32, triton in itertools.product(
         [(5, 0), (7, 5), (8, 0), (8, 6), (9, 0), (12, 1), (13, 0)],
         [torch.float64, torch.float32, torch.bfloat16, torch.float16],
@@ -59,7 +76,7 @@ def test_every_call_gets_a_backend_that_takes_it():
         [1, 100],
         *[[False, True]] * 4,
     ):
-        backend = softmax_backend(
+        form = softmax_form(
             "cuda",
             capability,
             dtype,
@@ -72,16 +89,16 @@ def test_every_call_gets_a_backend_that_takes_it():
             tf32=tf32,
             triton=triton,
         )
-        if backend == "flash":
+        if form == "flash":
             assert flash_takes(capability, dtype, d, channels, 1, gradients=gradients)
-        if backend == "efficient":
+        if form == "efficient":
             assert efficient_takes(capability, dtype, d, channels, 1)
-        if backend == "triton":
+        if form == "triton":
             assert triton
             assert capability >= (8, 0)
             assert dtype != torch.float64
         if gradients and same_bits:
-            assert backend in ("rows", "triton")
+            assert form in ("rows", "triton")
 
 
 def test_training_on_consumer_cards_leaves_out_what_flash_leaves_out():
@@ -89,12 +106,6 @@ def test_training_on_consumer_cards_leaves_out_what_flash_leaves_out():
     assert choose(capability=(8, 9), **options) == "efficient"
     assert choose(capability=(8, 9), gradients=False, **options) == "flash"
     assert choose(capability=(8, 0), **options) == "flash"
-
-
-def test_every_line_says_what_it_rests_on():
-    for line in TABLE:
-        assert line.because
-        assert line.order[-1] == "rows"  # the one that takes everything
 
 
 @pytest.mark.skipif(

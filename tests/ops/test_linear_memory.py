@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops import concatenation as hinge_sums
-from nonlocal_nn.ops import equation as reference
-from nonlocal_nn.ops import pairwise
-from nonlocal_nn.ops.cpu import gemm as products
-from nonlocal_nn.ops.cpu import softmax_rows, softmax_tiles
+from nonlocal_nn import functional
+from nonlocal_nn.ops import dispatch, equation
+from nonlocal_nn.ops.cpu import gemm
 from tests.ops.largest_tensor import LargestTensor
 from tests.ops.operands import NAMES, inputs
 
 
 def largest_bytes(function, arguments: tuple[Tensor, ...]) -> int:
-    products.uses_onednn(torch.zeros(1), 1000, 1000, 1000)  # whose first call prepares the allocator
+    gemm.uses_onednn(torch.zeros(1), 1000, 1000, 1000)  # whose first call prepares the allocator
     with LargestTensor() as largest:
         function(*arguments).sum().backward()
     return largest.bytes
@@ -26,7 +25,7 @@ def largest_bytes(function, arguments: tuple[Tensor, ...]) -> int:
 
 def without_keeping(name: str):
     """The function, told to keep nothing for its backward pass."""
-    function = getattr(pairwise, name)
+    function = getattr(functional, name)
     return partial(function, memory_budget=0) if name == "gaussian" else function
 
 
@@ -35,10 +34,8 @@ CASES = [(1600, 1600), (1600, 400), (100, 25_600), (25_600, 100)]
 
 
 @pytest.fixture
-def stated_chunk(monkeypatch: pytest.MonkeyPatch, as_if_large: None) -> None:
-    monkeypatch.setattr(softmax_rows, "_cpu_chunk_bytes", lambda: CHUNK)
-    monkeypatch.setattr(softmax_rows, "ROWS", 1)
-    monkeypatch.setattr(hinge_sums, "CHUNK_BYTES", CHUNK)
+def stated_chunk(thresholds: Callable[..., None]) -> None:
+    thresholds(cpu_chunk_bytes=CHUNK, chunk_rows=1, concatenation_chunk_bytes=CHUNK)
 
 
 @pytest.mark.usefixtures("stated_chunk")
@@ -49,14 +46,18 @@ def test_no_tensor_grows_with_queries_times_keys(name, queries, keys):
     arguments = inputs(name, 1, queries, keys, d, channels, torch.float32)
     rows = max(queries, keys)  # indices are int64, as wide as two floats
     linear = rows * max(d, channels, 2 * 2) * float32 + 32 * channels * float32  # and one padded block
-    one_row = rows * float32 * hinge_sums.BLOCK if name == "concatenation" else rows * float32
+    one_row = (
+        rows * float32 * dispatch.THRESHOLDS.concatenation_block
+        if name == "concatenation"
+        else rows * float32
+    )
     assert largest_bytes(without_keeping(name), arguments) <= max(linear, CHUNK, one_row)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_measurement_sees_the_plain_form(name):
     arguments = inputs(name, 1, 1600, 1600, 8, 8, torch.float32)
-    assert largest_bytes(getattr(reference, name), arguments) >= 1600 * 1600 * 4
+    assert largest_bytes(getattr(equation, name), arguments) >= 1600 * 1600 * 4
 
 
 @pytest.mark.usefixtures("stated_chunk")
@@ -78,23 +79,15 @@ def test_what_is_kept_for_the_backward_pass_doubles_with_the_positions(name):
     assert 0 < kept(4000) <= 2.1 * kept(2000)
 
 
-def test_tiles_need_no_more_than_tiles(monkeypatch):
-    monkeypatch.setattr(softmax_tiles, "FEW_KEYS_ONEDNN", softmax_tiles.FEW_KEYS)
-    arguments = inputs("gaussian", 1, 2000, 8000, 8, 8, torch.float32)
-    assert softmax_tiles.suits(*arguments)
-    tile = softmax_tiles.TILE[0] * softmax_tiles.TILE[1] * 4
-    assert largest_bytes(without_keeping("gaussian"), arguments) <= max(tile, 8000 * 9 * 4)
-
-
 @pytest.mark.parametrize("budget", [100_000, 1_000_000])
 def test_buffers_follow_from_the_budget(budget):
     arguments = inputs("gaussian", 1, 1500, 1500, 8, 8, torch.float32)
-    largest = largest_bytes(partial(pairwise.gaussian, memory_budget=budget), arguments)
+    largest = largest_bytes(partial(functional.gaussian, memory_budget=budget), arguments)
     assert budget / 4 < largest <= budget / 2
 
 
 def test_weights_that_fit_the_budget_are_kept():
     arguments = inputs("gaussian", 1, 500, 500, 8, 8, torch.float32)
     matrix = 500 * 500 * 4
-    assert largest_bytes(partial(pairwise.gaussian, memory_budget=2 * matrix), arguments) == matrix
-    assert largest_bytes(partial(pairwise.gaussian, memory_budget=3 * matrix // 2), arguments) < matrix
+    assert largest_bytes(partial(functional.gaussian, memory_budget=2 * matrix), arguments) == matrix
+    assert largest_bytes(partial(functional.gaussian, memory_budget=3 * matrix // 2), arguments) < matrix

@@ -96,8 +96,8 @@ class BlockOptions:
     def from_file(cls, values: object) -> BlockOptions:
         """What `to_file` wrote, in this version of the library or an earlier one.
 
-        Files from before there were versions have the arguments of `NonLocalBlock`. `memory_budget` is no part
-        of a block and left out; `init`, which says nothing of trained weights, is absent.
+        Files from before there were versions have the arguments of `NonLocalBlock`. `memory_budget` is no
+        part of a block and left out; `init`, which says nothing of trained weights, is absent.
 
         Raises:
             ValueError: they are of a later version, or not the options of a block.

@@ -11,6 +11,7 @@ from nonlocal_nn.explain.draw.captions import weight_text
 from nonlocal_nn.explain.draw.figure import draw, save
 from nonlocal_nn.explain.draw.overlay import NEGATIVE, POSITIVE
 from nonlocal_nn.explain.view import View
+from nonlocal_nn.pairwise import get_pairwise
 from tests.explain.captures import KEYS, QUERIES, block_of, captured_of, rows_of, words
 
 pytest.importorskip("matplotlib")
@@ -149,12 +150,11 @@ def test_a_sequence_has_a_figure():
     grid = GridGeometry((1, 1, 10), (0, 0, 4), (1, 1, 8))
     block = BlockAffinity(
         "b",
-        "gaussian",
+        get_pairwise("gaussian"),
         "spacetime",
         1,
         grid,
         grid,
-        True,
         lambda p: np.eye(10, dtype="f4")[p][:, ::-1],
         np.ones(10, "f4"),
     )

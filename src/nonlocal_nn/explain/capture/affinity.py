@@ -60,6 +60,11 @@ class BlockAffinity:
     responses: NDArray[np.float32] = field(repr=False)
 
     @property
+    def pairwise(self) -> str:
+        """The name of the function."""
+        return self.function.name
+
+    @property
     def sums_to_one(self) -> bool:
         """Whether rows are a softmax; otherwise weights are unnormalised, and some may be negative."""
         return self.function.sums_to_one

@@ -28,9 +28,10 @@ def block_line(block: BlockAffinity) -> str:
     """The block in one line.
 
     >>> from nonlocal_nn.explain.capture.geometry import GridGeometry
+    >>> from nonlocal_nn.pairwise import get_pairwise
     >>> grid, none = GridGeometry((4, 7, 7)), np.zeros(196, np.float32)
     >>> keys = grid.pooled((4, 3, 3))
-    >>> block_line(BlockAffinity("res4", "gaussian", "space", 1, grid, keys, True, len, none))
+    >>> block_line(BlockAffinity("res4", get_pairwise("gaussian"), "space", 1, grid, keys, len, none))
     'Block res4: Gaussian, 4 x 7 x 7 positions look at 4 x 3 x 3 keys, each at its own frame'
     """
     queries, keys = (" x ".join(map(str, _sizes(grid.shape))) for grid in (block.queries, block.keys))

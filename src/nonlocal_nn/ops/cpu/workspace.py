@@ -80,11 +80,11 @@ def check_budget(memory_budget: int | None) -> None:
 
 
 def buffer(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """An uninitialised tensor of the kind of `like`; large ones lie in huge pages, and their memory is reused.
+    """An uninitialised tensor of the kind of `like`; large ones reuse memory in huge pages.
 
-    Memory from the system costs a page fault for each page that is touched first. In small pages a training step
-    of a block takes 1.20 times as long on 64x64 positions, 1.33 times on 128x128. Where the system first has to
-    make room for huge ones, it takes 1.43 times as long on 4x28x28 positions without reuse.
+    Memory from the system costs a page fault for each page that is touched first. In small pages a training
+    step of a block takes 1.20 times as long on 64x64 positions, 1.33 times on 128x128. Where the system
+    has to make room for huge ones first, it takes 1.43 times as long on 4x28x28 without reuse.
     """
     size = prod(shape) * like.element_size()
     if not _HAS_HUGE_PAGES or size < 2 * _HUGE_PAGE or type(like) is not Tensor or like.device.type != "cpu":
