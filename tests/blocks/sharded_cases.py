@@ -12,9 +12,10 @@ from torch import Tensor
 
 from nonlocal_nn import NonLocalBlock
 from nonlocal_nn.functional import sharded
-from tests import ranks
+from tests import euclidean, ranks
 from tests.blocks.plain_block import randomise
 from tests.distributed.operator_cases import raised
+from tests.ops.largest_tensor import LargestTensor
 
 PAIRWISE = ["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 
@@ -114,6 +115,35 @@ def case_copies_pickles_and_back(rank: int, world: int) -> None:
     assert "affinity needs all keys" in raised(lambda: block.affinity(mine, torch.tensor([0])))
     torch.testing.assert_close(block.shard_over(None)(mine), alone)
     assert block.affinity(mine, torch.tensor([0])).shape == (1, 1, 4)
+
+
+def case_a_function_of_ones_own(rank: int, world: int) -> None:
+    for span in ("spacetime", "space", "time"):
+        same_block_split(rank, world, 3, pairwise=euclidean.FAST, span=span)
+    block = NonLocalBlock(4, pairwise=euclidean.ALONE)
+    said = raised(lambda: block.shard_over(ranks.group()))
+    assert "pairwise='euclidean' has no form that is split over processes" in said, said
+
+
+def case_half_precision_scores_are_as_exact_as_in_one_process(rank: int, world: int) -> None:
+    """Rounded scores would turn keys with a_i + b_j near 0 on or off."""
+    block = randomise(NonLocalBlock(32, 16, pairwise="concatenation", norm=None, subsample=False)).bfloat16()
+    x = torch.randn(1, 32, world, 6, 6).bfloat16()
+    whole = block(x)[:, :, rank : rank + 1]
+    split = copy.deepcopy(block).shard_over(ranks.group())(x[:, :, rank : rank + 1])
+    torch.testing.assert_close(split, whole, rtol=2**-8, atol=2**-8)
+
+
+def case_the_memory_budget_is_kept(rank: int, world: int) -> None:
+    x = torch.randn(1, 8, 2, 16, 16, requires_grad=True)
+    budget, sizes = 60_000, []
+    for memory_budget in (budget, None):
+        block = randomise(NonLocalBlock(8, 4, memory_budget=memory_budget, subsample=False))
+        block.shard_over(ranks.group())
+        with LargestTensor() as largest:
+            block(x).sum().backward()
+        sizes.append(largest.bytes)
+    assert sizes[0] <= budget < sizes[1], sizes
 
 
 def case_temporal_groups_are_refused(rank: int, world: int) -> None:

@@ -55,6 +55,7 @@ def test_a_file_of_the_first_version_loads_and_gives_what_it_gave(name: str) -> 
     torch.testing.assert_close(network(x), y, rtol=1e-5, atol=1e-6)
     if name == "block":
         assert isinstance(network, nl.NonLocalBlock)
+        assert network.memory_budget is None  # it was written into old files by mistake
         assert (network.pairwise, network.span, network.scale) == ("dot_product", "space", 4**-0.5)
 
 
