@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import nonlocal_nn as nl
+from nonlocal_nn import pairwise
 from nonlocal_nn.blocks.options import BlockOptions
 from nonlocal_nn.evaluation.cost import pairwise_macs
 from nonlocal_nn.explain.capture.affinity import capture
@@ -37,11 +38,9 @@ SETTINGS = [
 
 
 @pytest.fixture
-def registered() -> Iterator[PairwiseFunction]:
-    from nonlocal_nn import pairwise
-
-    yield euclidean.ALONE.register()
-    del pairwise._TABLE["euclidean"]
+def registered(monkeypatch: pytest.MonkeyPatch) -> PairwiseFunction:
+    monkeypatch.setattr(pairwise, "_TABLE", dict(pairwise._TABLE))
+    return euclidean.ALONE.register()
 
 
 def block_with(function: str | PairwiseFunction = euclidean.ALONE, **options) -> nl.NonLocalBlock:

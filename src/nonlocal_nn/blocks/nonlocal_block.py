@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nonlocal_nn import functional  # noqa: F401 - imported before torch.compile traces a block
 from nonlocal_nn._typing import Float, Int
 from nonlocal_nn.blocks.grid import Grouping, flat_positions
 from nonlocal_nn.blocks.norm import FrozenBatchNorm, fold_norm

@@ -6,6 +6,7 @@
     dot_product      f = theta_i . phi_j                   C = N, the keys j       (Eq. 4)
     concatenation    f = ReLU(w_f . [theta_i, phi_j])      C = N                   (Eq. 5)
 
+>>> import torch
 >>> theta, phi, g = torch.randn(1, 5, 3), torch.randn(1, 4, 3), torch.randn(1, 4, 2)
 >>> torch.equal(gaussian(theta, phi, g), gaussian_affinity(theta, phi) @ g)
 True
@@ -31,6 +32,7 @@ Average = Float[Tensor, "batch query channel"]
 def gaussian_affinity(theta: Embedded, phi: Keys, scale: float = 1.0) -> Weights:
     """F / C with f = exp(scale theta_i . phi_j), C = sum_j f: a softmax over the keys.
 
+    >>> import torch
     >>> gaussian_affinity(torch.randn(1, 5, 3), torch.randn(1, 4, 3)).sum(dim=2).allclose(torch.ones(1, 5))
     True
     """
@@ -41,6 +43,7 @@ def gaussian_affinity(theta: Embedded, phi: Keys, scale: float = 1.0) -> Weights
 def dot_product_affinity(theta: Embedded, phi: Keys, scale: float = 1.0) -> Weights:
     """F / C with f = scale theta_i . phi_j, C = N.
 
+    >>> import torch
     >>> dot_product_affinity(torch.ones(1, 1, 3), torch.ones(1, 2, 3))
     tensor([[[1.5000, 1.5000]]])
     """
@@ -51,6 +54,7 @@ def dot_product_affinity(theta: Embedded, phi: Keys, scale: float = 1.0) -> Weig
 def concatenation_affinity(a: Float[Tensor, "batch query"], b: Float[Tensor, "batch key"]) -> Weights:
     """F / C with f = ReLU(a_i + b_j), C = N.
 
+    >>> import torch
     >>> concatenation_affinity(torch.tensor([[1.0]]), torch.tensor([[3.0, -2.0]]))
     tensor([[[2., 0.]]])
     """

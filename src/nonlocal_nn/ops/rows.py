@@ -85,21 +85,22 @@ def average_by_rows(
     theta, phi, g = theta.to(work), phi.to(work), g.to(work)
     (batch, keys), queries = phi.shape[:2], theta.shape[1]
 
-    def average(some_theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
-        weights = affinity(some_theta, phi)
-        expected = (batch, some_theta.shape[1], keys)
-        if tuple(weights.shape) != expected:
-            raise ValueError(
-                f"the affinity must be (batch, queries, keys) = {expected}, got {tuple(weights.shape)}"
-            )
-        return weights @ g
-
     with without_autocast(g.device):
         if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
-            return average(theta, phi, g).to(dtype)
+            return _average(affinity, theta, phi, g).to(dtype)
         # A function of its own may need several matrices of this size.
         rows = max(1, chunk_bytes(keys, g, memory_budget, 4) // max(1, batch * keys * g.element_size()))
         if rows >= queries:
-            return average(theta, phi, g).to(dtype)
-        parts = [made_again(average, part, phi, g) for part in torch.split(theta, rows, dim=1)]
+            return _average(affinity, theta, phi, g).to(dtype)
+        parts = [made_again(_average, affinity, part, phi, g) for part in torch.split(theta, rows, dim=1)]
         return torch.cat(parts, dim=1).to(dtype)  # type: ignore[arg-type]
+
+
+def _average(affinity: Affinity, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+    weights = affinity(theta, phi)
+    expected = (theta.shape[0], theta.shape[1], phi.shape[1])
+    if tuple(weights.shape) != expected:
+        raise ValueError(
+            f"the affinity must be (batch, queries, keys) = {expected}, got {tuple(weights.shape)}"
+        )
+    return weights @ g

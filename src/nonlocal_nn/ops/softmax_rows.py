@@ -185,15 +185,18 @@ def differentiable_gradients(dy: Tensor, theta: Tensor, phi: Tensor, g: Tensor, 
     row_bytes = max(1, batch * keys * theta.element_size())
     step = max(1, dispatch.THRESHOLDS.cpu_chunk_bytes // row_bytes)
 
-    def gradients(dy: Tensor, theta: Tensor, phi: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        p = (scale * (theta @ phi.mT)).softmax(dim=2)
-        dp = dy @ g.mT
-        dl = scale * p * (dp - (p * dp).sum(dim=2, keepdim=True))
-        return dl @ phi, dl.mT @ theta, p.mT @ dy
-
     parts = [
-        made_again(gradients, *some, phi, g)
+        made_again(_gradients_as_written, *some, phi, g, scale)
         for some in zip(torch.split(dy, step, dim=1), torch.split(theta, step, dim=1), strict=True)
     ]
     dtheta, dphi, dg = zip(*parts, strict=True)
     return torch.cat(dtheta, dim=1), sum(dphi), sum(dg)
+
+
+def _gradients_as_written(
+    dy: Tensor, theta: Tensor, phi: Tensor, g: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    p = (scale * (theta @ phi.mT)).softmax(dim=2)
+    dp = dy @ g.mT
+    dl = scale * p * (dp - (p * dp).sum(dim=2, keepdim=True))
+    return dl @ phi, dl.mT @ theta, p.mT @ dy
