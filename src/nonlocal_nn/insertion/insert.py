@@ -23,6 +23,7 @@ and pickle.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -32,8 +33,9 @@ from torch.jit import ScriptModule
 from nonlocal_nn._names import nearest_names
 from nonlocal_nn.blocks.grid import Grouping
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.blocks.options import Init, Norm, Span, SubsampleAt
+from nonlocal_nn.blocks.options import BlockOptions, Init, Norm, Span, SubsampleAt
 from nonlocal_nn.insertion.layer_outputs import LayerOutput, layer_outputs
+from nonlocal_nn.ops.cpu.workspace import check_budget
 from nonlocal_nn.pairwise import PairwiseFunction
 
 CHILD = "nonlocal_block"
@@ -102,25 +104,26 @@ def insert_blocks(
             is no place for one; options that do not exist or do not go together; a model that does not run on
             the example input or is wrapped already. The model is then unchanged.
     """
+    check_budget(memory_budget)
+    options = BlockOptions(
+        inner_channels,
+        pairwise,
+        3 if dims is None else dims,
+        subsample,
+        subsample_at,
+        span,
+        temporal_groups,
+        scale,
+        norm,
+        init,
+    )
     places = _places(model, [after] if isinstance(after, str) else list(after))
     outputs = layer_outputs(model, list(places.values()), example_input, attach=attach)
     blocks: dict[str, NonLocalBlock] = {}
     for name, place in places.items():
         output = outputs[place]
-        block = NonLocalBlock(
-            output.shape[1],
-            inner_channels,
-            pairwise,
-            _dims(name, output, dims),
-            subsample,
-            subsample_at,
-            span,
-            temporal_groups,
-            scale,
-            norm,
-            init=init,
-            memory_budget=memory_budget,
-        )
+        here = dataclasses.replace(options, dims=_dims(name, output, dims))
+        block = NonLocalBlock(output.shape[1], **here.arguments(), memory_budget=memory_budget)
         if example_input is not None:
             _check_size(name, block, output)
         layer = model.get_submodule(place)

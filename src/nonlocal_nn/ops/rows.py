@@ -60,7 +60,7 @@ def chunks(
 
 
 def made_again(function: Callable[..., object], *arguments: object) -> object:
-    """function(*arguments), whose intermediate results the backward pass makes again instead of keeping them.
+    """What `function` gives; the backward pass makes its intermediate results again instead of keeping them.
 
     Under torch.func, which does not know how, they are kept.
     """

@@ -131,7 +131,7 @@ def _attention(theta: Tensor, phi: Tensor, g: Tensor, scale: float, form: Form) 
 def _keeps(theta: Tensor, phi: Tensor, memory_budget: int | None) -> bool:
     """Whether p is kept for the backward pass: it fits the budget, together with one buffer.
 
-    Without it a training step of a block takes 1.07 to 1.20 times as long.
+    Without it a forward and a backward pass take up to 1.20 times as long (784 positions, d 512).
     """
     if torch.compiler.is_exporting():
         return False

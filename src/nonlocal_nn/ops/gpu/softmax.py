@@ -301,7 +301,10 @@ def float16_weight_scale(dtype: torch.dtype) -> float:
 
 
 def float16_gradient_scale(dy: Tensor, g: Tensor) -> Tensor:
-    """The power of two that takes |dl_ij| <= 2 max |dy_i| max |g_j| to 2^15 at most, for float16; else 1."""
+    """The power of two that takes abs(dl_ij) to 2^15 at most, for float16; else 1.
+
+    It is at most 2 max abs(dy_i) max abs(g_j).
+    """
     if g.dtype != torch.float16:
         return torch.ones((), dtype=torch.float32, device=g.device)
     longest = [torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).amax() for x in (dy, g)]
