@@ -121,7 +121,7 @@ def start(options: argparse.Namespace, out: Path) -> tuple[Settings, Store]:
 
 
 def as_markdown(store: Store, dtype: str) -> str:
-    """The saved table and figures, for docs/operators.md."""
+    """The saved table and figures, for benchmarks/RESULTS.md."""
     parts = [", ".join(f"{key} {value}" for key, value in store.machine.items())]
     parts.append(markdown(COLUMNS, lines_of(store.rows.values())))
     parts.append(markdown(FIGURE_COLUMNS, (figure.line() for figure in figures(store.rows, dtype))))

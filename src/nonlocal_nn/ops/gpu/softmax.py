@@ -33,7 +33,7 @@ from torch import Tensor
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.ops.checks import check_embeddings
-from nonlocal_nn.ops.gpu.tiles import Precision, Tiles, blocks, default_tiles, groups_of_columns
+from nonlocal_nn.ops.gpu.tiles import DotPrecision, Tiles, blocks, default_tiles, groups_of_columns
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 OLDEST = (8, 0)  # compute capability: what Triton supports
@@ -73,7 +73,7 @@ def forward(
     g: Float[Tensor, "batch key channel"],
     scale: float = 1.0,
     *,
-    precision: Precision | None = None,
+    precision: DotPrecision | None = None,
     tiles: Tiles | None = None,
 ) -> tuple[
     Float[Tensor, "batch query channel"], Float[Tensor, "batch query 1"], Float[Tensor, "batch query 1"]
@@ -138,7 +138,7 @@ def backward(
     scale: float = 1.0,
     needs: tuple[bool, bool, bool] = (True, True, True),
     *,
-    precision: Precision | None = None,
+    precision: DotPrecision | None = None,
     tiles: Tiles | None = None,
 ) -> tuple[
     Float[Tensor, "batch query d"] | None,
@@ -257,7 +257,7 @@ def _check_results(
             )
 
 
-def _modes(precision: Precision | None, theta: Tensor) -> tuple[Precision, str]:
+def _modes(precision: DotPrecision | None, theta: Tensor) -> tuple[DotPrecision, str]:
     """How to multiply, and the name of that for the programs."""
     if precision is None:
         # What `allow_tf32`, `set_float32_matmul_precision` and their successors have come to: this reads all.

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 
 # How float32 numbers are multiplied; "tf32x3": as three products of parts with 10 bits after the point.
-Precision = Literal["ieee", "tf32x3", "tf32"]
+DotPrecision = Literal["ieee", "tf32x3", "tf32"]
 
 
 class Tiles(NamedTuple):
@@ -24,7 +24,7 @@ class Tiles(NamedTuple):
     stages: int = 2
 
 
-def default_tiles(dtype: torch.dtype, columns: int, precision: Precision) -> Tiles:
+def default_tiles(dtype: torch.dtype, columns: int, precision: DotPrecision) -> Tiles:
     """Tiles for results of that many columns: as many of them at once as the registers hold.
 
     >>> default_tiles(torch.bfloat16, 512, "ieee")
