@@ -139,11 +139,11 @@ def test_broken_videos_are_listed_and_training_goes_on(
         write_video(tmp_path / "set" / "dark" / f"{number}.mp4", 70, seed=number)
         write_video(tmp_path / "set" / "light" / f"{number}.mp4", 180, seed=number)
     (tmp_path / "set" / "dark" / "text.mp4").write_text("not a video")
-    (tmp_path / "set" / "empty").mkdir()
+    (tmp_path / "set" / "light" / "empty.mp4").write_bytes(b"")
     data = {"train": str(tmp_path / "set"), "workers": 1}
     train(tiny_config(data={**data, "max_bad_videos": 0.1}, schedule={"iterations": 10}))
     rows = _rows(tmp_path / "run" / "skipped.csv")
-    assert [Path(row["path"]).name for row in rows] == ["text.mp4", "empty"]
+    assert [Path(row["path"]).name for row in rows] == ["text.mp4", "empty.mp4"]
     assert all(row["reason"] for row in rows)
     assert capfd.readouterr().err.count("text.mp4") == 1
     with pytest.raises(TooManyBadVideosError, match="2 of 20 training videos"):
@@ -152,6 +152,25 @@ def test_broken_videos_are_listed_and_training_goes_on(
     assert (
         not multiprocessing.active_children()
     )  # an error leaves no worker behind that the exit would wait for
+
+
+def test_a_class_without_videos_is_an_error(tiny_config: ConfigMaker, tmp_path: Path, videos: Path) -> None:
+    for name in ("dark", "light"):
+        write_video(tmp_path / "set" / name / "0.mp4", 70, seed=0)
+    (tmp_path / "set" / "empty").mkdir()
+    (tmp_path / "list.csv").write_text("path,label\nset/dark/0.mp4,0\nset/light/0.mp4,3\n")
+    (tmp_path / "classes.txt").write_text("dark\nlight\ngrey\n")
+    (tmp_path / "two.csv").write_text("path,label\nset/dark/0.mp4,dark\nset/light/0.mp4,light\n")
+    for data, reason in (
+        ({"train": str(tmp_path / "set")}, "1 of 3 classes have no usable videos: empty"),
+        ({"train": str(tmp_path / "list.csv")}, "2 of 4 classes have no usable videos: 1, 2"),
+        (
+            {"train": str(tmp_path / "two.csv"), "classes": str(tmp_path / "classes.txt")},
+            "1 of 3 classes have no usable videos: grey",
+        ),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            train(tiny_config(data=data))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

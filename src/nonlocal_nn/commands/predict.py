@@ -14,7 +14,7 @@ import numpy as np
 from nonlocal_nn.commands.trained import load_trained, scoring_of, views_of
 from nonlocal_nn.data.dataset import Skipped
 from nonlocal_nn.data.errors import Problem
-from nonlocal_nn.data.records import Manifest, find_videos
+from nonlocal_nn.data.records import Manifest, look_through
 from nonlocal_nn.evaluation.config import PredictConfig
 from nonlocal_nn.evaluation.views import score_dataset
 
@@ -118,11 +118,18 @@ def find(places: Sequence[str]) -> tuple[list[str], list[Problem]]:
     paths: list[str] = []
     problems: list[Problem] = []
     for place in places:
-        if not Path(place).is_dir():
+        try:
+            is_folder = Path(place).is_dir()
+        except OSError as error:  # in a folder that may not be entered
+            problems.append(Problem(place, f"cannot be looked at: {error.strerror}"))
+            continue
+        if not is_folder:
             paths.append(place)
-        elif inside := find_videos(place):
-            paths += [str(path) for path in inside]
-        else:
+            continue
+        inside = look_through(place)
+        paths += [str(path) for path in inside.videos]
+        problems += inside.problems
+        if not inside.videos and not inside.problems:
             problems.append(Problem(place, "there is no video in this folder"))
     return paths, problems
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -84,6 +85,8 @@ def _manifest(config: TestConfig, trained: Trained) -> Manifest:
     manifest = read_manifest(
         config.data, kind=config.kind, root=config.root, classes=trained.classes, where=config.where
     )
+    manifest.require_known_labels()
+    sys.stderr.writelines(f"{note}\n" for note in manifest.notes)
     if manifest.multi_label and not trained.multi_label:
         raise ValueError(
             f"{config.data} has several labels a video, but the network was trained to choose one class; "

@@ -283,18 +283,20 @@ def _frame_span(reader: VideoReader, record: VideoRecord) -> tuple[int, int]:
     """Return (first frame, number of frames) of the record's segment of the video.
 
     Public copies of Kinetics are cut to the labelled seconds already, uncut ones are not; the length of the
-    file says which it is.
+    file tells them apart. Other lists mean the seconds that they give (`exact_seconds`).
     """
     start, end = record.start_seconds, record.end_seconds
-    if start is None or end is None or reader.duration_seconds <= end - start + 1.0:
+    if start is None and end is None:
+        return 0, reader.num_frames
+    start = 0.0 if start is None else start
+    if not record.exact_seconds and end is not None and reader.duration_seconds <= end - start + 1.0:
         return 0, reader.num_frames
     seconds = reader.frame_seconds - reader.frame_seconds[0]
-    first, beyond = (int(n) for n in np.searchsorted(seconds, [start, end], side="left"))
+    first = int(np.searchsorted(seconds, start, side="left"))
+    beyond = reader.num_frames if end is None else int(np.searchsorted(seconds, end, side="left"))
     if first >= beyond:
-        raise VideoError(
-            record.path,
-            f"no frame between {start:g} and {end:g} s: the video lasts {reader.duration_seconds:.2f} s",
-        )
+        asked = f"from {start:g} s on" if end is None else f"between {start:g} and {end:g} s"
+        raise VideoError(record.path, f"no frame {asked}: the video lasts {reader.duration_seconds:.2f} s")
     return first, beyond - first
 
 

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import get_args
 
 from nonlocal_nn.data.errors import Problem
-from nonlocal_nn.data.records import VIDEO_SUFFIXES, Manifest, ManifestKind, VideoRecord, find_videos
+from nonlocal_nn.data.labels import LabelReading, decide_labels, read_classes
+from nonlocal_nn.data.records import (
+    VIDEO_SUFFIXES,
+    Manifest,
+    ManifestKind,
+    VideoRecord,
+    is_system_folder,
+    look_through,
+)
+
+__all__ = ["read_classes", "read_manifest"]
 
 
 def read_manifest(
@@ -22,6 +32,7 @@ def read_manifest(
     kind: ManifestKind = "auto",
     root: str | Path | None = None,
     classes: Sequence[str] | int | None = None,
+    first_label: int | None = None,
     where: str | None = None,
     multi_label: bool | None = None,
     allow_empty: bool = False,
@@ -40,27 +51,30 @@ def read_manifest(
     Args:
         source: a folder or a file, of one of these kinds.
         kind: "folders": `root/<class>/**/<video>`.
-            "list": lines `path label`, the label a number or a class name, or several numbers (`a.mp4 0 3` or
-            `a.mp4 0,3`: multi-label).
+            "list": lines `path label`, the label a number or a class name, or several numbers (`a.mp4 0,3`:
+            multi-label). One reading holds for all labels of a file (see `labels.decide_labels`).
             "kinetics_csv": columns label, youtube_id, time_start, time_end; videos `<id>_<start>_<end>` (six
             digits each) or `<id>` anywhere under root, with any video suffix.
             "charades_csv": columns id and actions (`c092 11.90 21.20;...`), 157 classes, multi-label,
             videos `<id>`.
             "csv": columns path and label (several separated by `;`), optionally start_seconds and
-            end_seconds, and any others.
+            end_seconds (empty: the first frame, the last), and any others; commas, tabs or semicolons
+            separate them.
             "auto": a folder, or what the first line of the file looks like.
         root: where videos lie; by default the folder of the file. A list made on another machine works too:
             where an absolute path does not exist, its last two parts, then its last, are looked for under
             root.
         classes: names in order, or their number; by default those that occur (in a csv: in all rows, so
             that the splits made by `where` agree).
+        first_label: the number of the first class, where labels are positions and this is known.
         where: rows of a csv to keep, such as "set == 1 and sequence not in 3, 4" (see `RowFilter`).
         multi_label: may a video have several labels? By default it may if some video has.
         allow_empty: give back a manifest of nothing but problems instead of raising.
 
     Raises:
         FileNotFoundError: no such file or folder.
-        ValueError: nothing usable in it, a missing column, or a `where` that does not fit.
+        ValueError: nothing usable in it, labels that can be read two ways, a quote that is not closed, a
+            missing column, or a `where` that does not fit.
     """
     from nonlocal_nn.data import annotations
 
@@ -87,8 +101,10 @@ def read_manifest(
     if kind == "folders":
         manifest = _read_folders(path, known)
     else:
-        folder = Path(root) if root is not None else path.parent
-        manifest = annotations.READERS[kind](path, folder, known, where)
+        folder = Path(root).expanduser() if root is not None else path.parent
+        manifest = annotations.READERS[kind](
+            annotations.Source(path, folder, known, first_label, where, multi_label)
+        )
     if multi_label is not None and manifest.multi_label != multi_label:
         crowded = next((record for record in manifest.records if len(record.labels) != 1), None)
         if not multi_label and crowded is not None:
@@ -100,38 +116,43 @@ def read_manifest(
     return manifest
 
 
-def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Return the class names of a file with one a line; empty lines at the end are ignored.
-
-    Raises:
-        ValueError: no names, or an empty line between them.
-    """
-    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    if not lines or not all(lines):
-        raise ValueError(f"{path}: one class name a line was expected, and no empty line between them")
-    return tuple(lines)
-
-
 def _read_folders(root: Path, classes: tuple[str, ...] | None) -> Manifest:
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    try:
+        entries = sorted(root.iterdir())
+    except OSError as error:
+        raise ValueError(f"{root}: the folder cannot be read: {error.strerror}") from None
+    folders = [entry for entry in entries if entry.is_dir() and not is_system_folder(entry.name)]
+    names = [folder.name for folder in folders]
     if classes is None:
-        classes = tuple(folder.name for folder in folders)
+        reading = LabelReading(tuple(names), {name: number for number, name in enumerate(names)})
+    else:
+        reading = decide_labels(names, classes, source=str(root), names_only=True)
     records: list[VideoRecord] = []
     problems: list[Problem] = []
+    unknown: Counter[str] = Counter()
     for folder in folders:
-        if folder.name not in classes:
+        label = reading.indices.get(folder.name)
+        if label is None:
             problems.append(Problem(str(folder), "this folder is none of the classes"))
             continue
-        videos = find_videos(folder)
-        if not videos:
+        inside = look_through(folder)
+        problems += inside.problems
+        unknown.update(dict(inside.unknown))
+        if not inside.videos and not inside.problems:
             problems.append(Problem(str(folder), "this class folder holds no videos"))
-        label = classes.index(folder.name)
-        records += [VideoRecord(str(video), (label,)) for video in videos]
+        records += [VideoRecord(str(video), (label,)) for video in inside.videos]
     problems += [
         Problem(str(entry), "lies beside the class folders, not in one")
-        for entry in sorted(root.iterdir())
-        if entry.is_file() and entry.suffix.lower() in VIDEO_SUFFIXES and not entry.name.startswith(".")
+        for entry in entries
+        if entry.suffix.lower() in VIDEO_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
     ]
     if not folders:
         problems.insert(0, Problem(str(root), "no class folders (expected root/<class>/<video>)"))
-    return Manifest(tuple(records), classes, problems=tuple(problems))
+    notes = []
+    system = [entry.name for entry in entries if entry not in folders and entry.is_dir()]
+    if system:
+        notes.append(f"{root}: hidden and system folders are no classes: {', '.join(system)}")
+    if unknown:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unknown.items()))
+        notes.append(f"{root}: left out, since their suffix is none of a video: {kinds}")
+    return Manifest(tuple(records), reading.classes, problems=tuple(problems), notes=tuple(notes))

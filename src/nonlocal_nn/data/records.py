@@ -6,32 +6,38 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 from nonlocal_nn.data.errors import Problem
 
-VIDEO_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *(
-            "mp4",
-            "m4v",
-            "mov",
-            "avi",
-            "divx",
-            "mkv",
-            "webm",
-            "mpg",
-            "mpeg",
-            "m2v",
-            "ts",
-            "mts",
-            "m2ts",
-            "vob",
-        ),
-        *("wmv", "asf", "flv", "3gp", "3g2", "ogv", "mxf", "gif"),
-    )
+# What FFmpeg opens as video by these endings, and people keep videos in.
+_VIDEO = """
+    mp4 m4v mov qt f4v ismv mj2 3gp 3g2 3gpp avi divx xvid mkv mk3d webm mpg mpeg mpe m1v m2v mp2v mpv vob mod
+    tod ts mts m2ts m2t trp wmv asf wm flv rm rmvb ogv ogm mxf gif apng nut dv dif y4m mjpeg mjpg
+    h261 h263 h264 264 26l h26l avc h265 265 hevc h266 266 vvc vc1 ivf obu av1 drc viv amv nsv ivr dav
+    wtv dvr-ms evo roq bik bk2 flc fli cdxl
+"""
+# Endings that stand beside videos and are none: left out without a word.
+_NO_VIDEO = """
+    txt csv tsv json jsonl xml yaml yml md rst html htm pdf doc docx xls xlsx log ini cfg toml lock sha256 md5
+    jpg jpeg png bmp webp tif tiff heic svg ico npy npz pt pth pkl h5 hdf5 mat safetensors parquet
+    srt vtt ass ssa sub idx lrc nfo wav mp3 aac m4a flac ogg opus wma
+    zip tar gz tgz bz2 xz 7z rar part tmp bak db dat py sh ipynb url torrent
+"""
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEO.split())
+_OTHER_SUFFIXES = frozenset(f".{name}" for name in _NO_VIDEO.split())
+# Folders that systems and programs make for themselves. Hidden ones (.git, .Trash) begin with a dot.
+_SYSTEM_FOLDERS = frozenset(
+    {
+        "__macosx",
+        "@eadir",
+        "#recycle",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+        "__pycache__",
+    }
 )
 
 ManifestKind = Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"]
@@ -44,13 +50,16 @@ class VideoRecord:
     Attributes:
         path: the file.
         labels: class numbers; several, or none, where videos are multi-label.
-        start_seconds, end_seconds: the labelled segment of an uncut video; None for all of it.
+        start_seconds, end_seconds: the labelled segment; None: from the first frame, to the last.
+        exact_seconds: the segment is meant as it stands. Otherwise, as in Kinetics, whose public copies are
+            cut already, a file that lasts no longer than its segment is used whole.
     """
 
     path: str
     labels: tuple[int, ...]
     start_seconds: float | None = None
     end_seconds: float | None = None
+    exact_seconds: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,12 +75,18 @@ class Manifest:
         classes: their names; labels are positions in it.
         multi_label: may a video have several labels, or none?
         problems: what was left out, and why.
+        notes: how the source was read, in a line each, where that is not plain.
+        strangers: labels that are no class in any row, each in one line.
+        first_label: the number of the first class where labels are positions; None where they are names.
     """
 
     records: tuple[VideoRecord, ...]
     classes: tuple[str, ...]
     multi_label: bool = False
     problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
+    first_label: int | None = None
 
     def __len__(self) -> int:
         return len(self.records)
@@ -98,6 +113,22 @@ class Manifest:
             text += f", {len(self.problems)} left out (first: {self.problems[0]})"
         return text
 
+    def require_known_labels(self) -> None:
+        """Raise ValueError where some label is no class: its rows are not bad videos."""
+        if self.strangers:
+            more = "" if len(self.strangers) == 1 else f" (and {len(self.strangers) - 1} labels more)"
+            raise ValueError(f"{self.strangers[0]}{more}")
+
+    def require_every_class(self, source: str) -> None:
+        """Raise ValueError where some class has no videos: nothing could be learnt of it."""
+        empty = [name for name, count in zip(self.classes, self.counts, strict=True) if not count]
+        if empty and not self.multi_label:
+            names = ", ".join(empty[:5]) + (" ..." if len(empty) > 5 else "")
+            text = f"{source}: {len(empty)} of {self.num_classes} classes have no usable videos: {names}"
+            if self.problems:
+                text += f". Left out: {len(self.problems)}, the first: {self.problems[0]}"
+            raise ValueError(f"{text}. {' '.join((*self.notes, _EMPTY_CLASS))}")
+
     @classmethod
     def of_paths(
         cls, paths: Sequence[str | Path], labels: Sequence[int] | None = None, classes: Sequence[str] = ()
@@ -112,20 +143,115 @@ class Manifest:
         )
 
 
-def find_videos(folder: str | Path) -> list[Path]:
-    """Return every video file under a folder, at any depth, sorted; hidden files left out, links followed."""
-    found: list[Path] = []
+_EMPTY_CLASS = "Add videos of them, or leave them out: give a class file without them (--data.classes)"
+
+
+@dataclass(frozen=True)
+class FolderContents:
+    """What lies in a folder, at any depth.
+
+    Attributes:
+        videos: video files, sorted.
+        others: how many files of which other suffix (or of which name, without a suffix).
+        problems: folders that cannot be read.
+        system: folders left out as hidden or made by a system, though they are not empty.
+    """
+
+    videos: tuple[Path, ...]
+    others: tuple[tuple[str, int], ...]
+    problems: tuple[Problem, ...]
+    system: tuple[Path, ...]
+
+    @property
+    def unknown(self) -> tuple[tuple[str, int], ...]:
+        """Those of `others` that may be videos of a kind unknown here."""
+        return tuple(
+            (suffix, count)
+            for suffix, count in self.others
+            if suffix[0] == "." and suffix not in _OTHER_SUFFIXES
+        )
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a folder is hidden or a system's own, by its name.
+
+    >>> [is_system_folder(name) for name in (".git", "__MACOSX", "walk")]
+    [True, True, False]
+    """
+    return name.startswith(".") or name.casefold() in _SYSTEM_FOLDERS
+
+
+def look_through(folder: str | Path) -> FolderContents:
+    """Everything under a folder; hidden and system files and folders left out, links followed."""
+    videos: list[Path] = []
+    others: Counter[str] = Counter()
+    problems: list[Problem] = []
+    system: list[Path] = []
+
+    def cannot(error: OSError) -> None:
+        problems.append(Problem(str(error.filename or folder), f"cannot be read: {error.strerror}"))
+
     seen: set[str] = set()  # a link may lead back up
-    for here, folders, files in os.walk(folder, followlinks=True):
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=cannot):
         real = os.path.realpath(here)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(here, name)
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
-        ]
-    return sorted(found)
+        system += [Path(here, name) for name in folders if is_system_folder(name)]
+        folders[:] = [name for name in folders if not is_system_folder(name)]
+        for name in files:
+            if name.startswith("."):
+                continue
+            path = Path(here, name)
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                videos.append(path)
+            else:
+                others[path.suffix.lower() or name] += 1
+    return FolderContents(
+        tuple(sorted(videos)), tuple(sorted(others.items())), tuple(problems), tuple(system)
+    )
+
+
+def find_videos(folder: str | Path) -> list[Path]:
+    """Return every video file under a folder, at any depth, sorted; see `look_through`."""
+    return list(look_through(folder).videos)
+
+
+def find_file(name: str, root: Path) -> Path | str:
+    """The file that a list means by a name, or why there is none.
+
+    Relative names start from `root`; `~` is the home folder; `\\` separates as on Windows where the name as
+    it stands is no file. Where an absolute path of another machine does not exist, its last two parts, then
+    its last, are looked for under root.
+
+    >>> find_file("absent.mp4", Path("."))
+    'no such file'
+    """
+    try:
+        tried = [root / Path(name).expanduser()]
+    except RuntimeError:  # ~somebody
+        tried = [root / name]
+    windows = PureWindowsPath(name)
+    parts: tuple[str, ...] = ()
+    if "\\" in name:
+        parts = windows.parts[1:] if windows.drive or windows.root else windows.parts
+        if not windows.drive and not windows.root:
+            tried.append(root.joinpath(*parts))
+    if Path(name).is_absolute():
+        parts = Path(name).parts[1:]
+    if parts and (Path(name).is_absolute() or windows.drive or windows.root):
+        tried += [root.joinpath(*parts[-count:]) for count in (2, 1)]
+    try:
+        for path in tried:
+            if path.is_file():
+                return path
+        return "is a folder, not a video file" if tried[0].is_dir() else _absent(name, tried[0])
+    except (OSError, ValueError) as error:  # a name too long, a folder that may not be entered
+        return f"cannot be looked for: {getattr(error, 'strerror', None) or error}"
+
+
+def _absent(name: str, path: Path) -> str:
+    if len(PureWindowsPath(name).drive) == 2:
+        return "no such file: a path of a Windows machine; say where the videos lie (--root, --data.root)"
+    return "a link to nothing" if path.is_symlink() else "no such file"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -192,28 +191,26 @@ def _gather(
 ) -> tuple[list[str], list[Finding], tuple[tuple[str, int], ...]]:
     """Return the files to decode, what is wrong without decoding, and how many other files there are."""
     from nonlocal_nn.data.manifest import read_manifest
-    from nonlocal_nn.data.records import find_videos
+    from nonlocal_nn.data.records import is_system_folder, look_through
 
     if not source.exists():
         raise FileNotFoundError(f"no such file or folder: {source}")
     if source.is_dir():
-        videos = find_videos(source)
-        chosen = set(videos)
-        others = Counter(
-            path.suffix.lower() or path.name
-            for path in source.rglob("*")
-            if path.is_file() and path not in chosen and not path.name.startswith(".")
-        )
-        with_videos = {parent for video in videos for parent in video.parents}
-        empty = [
-            Finding(str(folder), "broken", "this folder holds no videos")
-            for folder in sorted(source.iterdir())
-            if folder.is_dir() and folder not in with_videos and not folder.name.startswith(".")
-        ]
-        return [str(video) for video in videos], empty if videos else [], tuple(sorted(others.items()))
+        inside = look_through(source)
+        findings = [Finding(problem.path, "broken", problem.reason) for problem in inside.problems]
+        if inside.videos:
+            unreadable = {Path(problem.path) for problem in inside.problems}
+            known = unreadable | {parent for video in inside.videos for parent in video.parents}
+            findings += [
+                Finding(str(folder), "broken", "this folder holds no videos")
+                for folder in sorted(source.iterdir())
+                if folder not in known and not is_system_folder(folder.name) and folder.is_dir()
+            ]
+        return [str(video) for video in inside.videos], findings, inside.others
     if kind == "auto" and not _is_text(source):
         return [str(source)], [], ()
     manifest = read_manifest(source, kind=kind, root=root, where=where, allow_empty=True)
+    sys.stderr.writelines(f"{note}\n" for note in manifest.notes)
     paths = list(dict.fromkeys(record.path for record in manifest.records))
     return paths, [Finding(problem.path, "broken", problem.reason) for problem in manifest.problems], ()
 
@@ -221,13 +218,13 @@ def _gather(
 def _is_text(path: Path) -> bool:
     """Tell a list from a video by its suffix, or, where that says nothing, by its bytes."""
     from nonlocal_nn.data.records import VIDEO_SUFFIXES
+    from nonlocal_nn.data.text import first_bytes_are_text
 
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return False
     if path.suffix.lower() in {".txt", ".csv", ".tsv", ".list", ".lst"}:
         return True
-    with path.open("rb") as file:
-        return b"\0" not in file.read(4096)
+    return first_bytes_are_text(path)
 
 
 def _check_all(

@@ -38,7 +38,8 @@ class DataConfig:
     root: str | None = None
     """Folder that relative paths in a list or csv start from; none: the folder the list lies in."""
     classes: str | None = None
-    """Text file with one class name a line, in label order; none: taken from the training source."""
+    """Text file with one class name a line, in label order, or `number name` a line; none: taken from the
+    training source."""
     train_where: str | None = None
     """Rows of a plain csv to train on, such as "set==1 and sequence in 1,2"; none: all."""
     val_where: str | None = None

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nonlocal_nn.data.defaults import jitter_range
-from nonlocal_nn.data.manifest import read_classes, read_manifest
+from nonlocal_nn.data.labels import ClassFile, read_class_file
+from nonlocal_nn.data.manifest import read_manifest
 from nonlocal_nn.data.records import Manifest
 from nonlocal_nn.models.spec import VideoResNetSpec
 from nonlocal_nn.training.config import DataConfig, LossName
@@ -28,21 +29,39 @@ def read_manifests(data: DataConfig) -> Manifests:
     """Read the lists of videos that the config names.
 
     Raises:
-        ValueError: fewer than two classes, or validation videos with other classes than the training videos.
+        ValueError: fewer than two classes, a class without training videos, a label that is no class, or
+            validation videos with other classes than the training videos.
     """
-    classes = None if data.classes is None else read_classes(data.classes)
-    train = read_manifest(data.train, kind=data.kind, root=data.root, classes=classes, where=data.train_where)
+    known = ClassFile(()) if data.classes is None else read_class_file(data.classes)
+    train = read_manifest(
+        data.train,
+        kind=data.kind,
+        root=data.root,
+        classes=known.names or None,
+        first_label=known.first,
+        where=data.train_where,
+    )
+    train.require_known_labels()
     if train.num_classes < 2:
         raise ValueError(
             f"{data.train} has {train.num_classes} class ({', '.join(train.classes)}); "
             "to tell classes apart takes two"
         )
+    train.require_every_class(data.train)
     if data.val is None:
         if data.val_where is not None:
             raise ValueError("data.val_where chooses rows of data.val, which is not given")
         return Manifests(train, None)
     # By name, so that a class the validation videos lack does not shift the labels of the others.
-    val = read_manifest(data.val, kind=data.kind, root=data.root, classes=train.classes, where=data.val_where)
+    val = read_manifest(
+        data.val,
+        kind=data.kind,
+        root=data.root,
+        classes=train.classes,
+        first_label=train.first_label,
+        where=data.val_where,
+    )
+    val.require_known_labels()
     if val.multi_label != train.multi_label:
         several, one = (data.train, data.val) if train.multi_label else (data.val, data.train)
         raise ValueError(f"{several} has several labels a video, {one} has one: they are different tasks")

@@ -1,0 +1,69 @@
+"""Text files that people and spreadsheets write, as lines: their encoding is told by their first bytes."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+__all__ = ["first_bytes_are_text", "read_lines", "read_text"]
+
+_MARKS = (  # the longer marks first: UTF-32's begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_text(path: str | Path) -> str:
+    r"""The text of a file: UTF-8, or UTF-16 or UTF-32 as spreadsheets write it ("Unicode text").
+
+    Bytes that are no UTF-8 come out as Python writes them in file names (surrogates), so that a path in the
+    text still names its file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "list.txt").write_text("a.mp4\t0\n", encoding="utf-16")
+    ...     read_text(Path(folder) / "list.txt")
+    'a.mp4\t0\n'
+
+    Raises:
+        ValueError: the file is no text.
+    """
+    data = Path(path).read_bytes()
+    encoding = _encoding(data[:4096])
+    if encoding is None:
+        raise ValueError(f"{path}: not a text file (it has zero bytes)")
+    try:
+        # Line ends as they stand: csv needs them, and `read_lines` knows all kinds.
+        return data.decode(encoding, errors="surrogateescape" if encoding.startswith("utf-8") else "strict")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: begins as {encoding}, but is damaged at byte {error.start}") from None
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a text file, without their ends (\\n, \\r\\n or \\r); see `read_text`."""
+    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def first_bytes_are_text(path: str | Path) -> bool:
+    """Whether a file looks like text in one of these encodings."""
+    with Path(path).open("rb") as file:
+        return _encoding(file.read(4096)) is not None
+
+
+def _encoding(data: bytes) -> str | None:
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            return name
+    if b"\0" not in data:
+        return "utf-8"
+    # UTF-16 without a mark: every second byte of plain letters is zero.
+    even, odd = data[0::2].count(0), data[1::2].count(0)
+    if len(data) >= 4 and odd > 0.4 * len(data) / 2 and even == 0:
+        return "utf-16-le"
+    if len(data) >= 4 and even > 0.4 * len(data) / 2 and odd == 0:
+        return "utf-16-be"
+    return None
