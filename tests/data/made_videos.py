@@ -139,3 +139,15 @@ def remux_front(source: Path, target: Path) -> Path:
                 packet.stream = out
                 after.mux(packet)
     return target
+
+
+def set_display_matrix(path: Path, matrix: tuple[float, float, float, float]) -> Path:
+    """Write a, b, c, d into the track header of an mp4 or mov of one track: column p, row q of a stored frame
+    are shown at column a p + c q, row b p + d q.
+    """
+    a, b, c, d = (round(value * 65536) for value in matrix)
+    data = path.read_bytes()
+    at = data.index(b"tkhd") + 4 + 40  # after the box's type: version, times, track, duration, layer, volume
+    nine = np.array([a, b, 0, c, d, 0, 0, 0, 1 << 30], ">i4").tobytes()
+    path.write_bytes(data[:at] + nine + data[at + 36 :])
+    return path

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -302,3 +305,46 @@ def test_real_labelled_clips(shared_data: Path) -> None:
     assert batch.video.shape == (len(manifest), 3, 8, 112, 112)
     assert batch.skipped == ()
     assert batch.video.float().std() > 20
+
+
+@pytest.mark.parametrize("size", [(640, 2), (2, 640), (1280, 4)])
+def test_a_strip_is_refused_before_it_fills_the_memory(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = str(write_video(tmp_path / "strip.mp4", 3, "libx264", size=size, pix_fmt="yuv444p"))
+    manifest = Manifest((VideoRecord(path, (0,)),), ("a",))
+    views = ViewDataset(
+        manifest,
+        clip_frames=2,
+        frame_stride=1,
+        clips=1,
+        transform=ViewTransform(short_side=256, crop=256, crops=3),
+    )
+    skipped = views[0]
+    assert isinstance(skipped, Skipped)
+    assert skipped.problem.path == path
+    assert "would become" in skipped.problem.reason
+    train = ClipDataset(
+        manifest, clip_frames=2, frame_stride=1, transform=TrainTransform(crop=32, jitter=(32, 40)), seed=0
+    )
+    assert train[SampleKey(0, 0)].video.shape == (3, 2, 32, 32)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ENOMEM])
+def test_a_condition_of_the_machine_is_not_remembered_as_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = str(write_video(tmp_path / "a.mp4", 8))
+    manifest = Manifest((VideoRecord(path, (0,)),), ("a",))
+    train = ClipDataset(
+        manifest, clip_frames=2, frame_stride=1, transform=TrainTransform(crop=32, jitter=(32, 40)), seed=0
+    )
+    opened = av.open
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(av, "open", refuse)
+    with pytest.raises(VideoError, match=os.strerror(number)) as caught:
+        train[SampleKey(0, 0)]
+    assert "damaged" not in str(caught.value)
+    monkeypatch.setattr(av, "open", opened)
+    assert train[SampleKey(0, 0)].video.shape == (3, 2, 32, 32)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nonlocal_nn.data.decode import VideoReader
-from nonlocal_nn.data.errors import Problem, VideoError
+from nonlocal_nn.data.errors import Problem, UnavailableError, VideoError
 from nonlocal_nn.data.records import Manifest, VideoRecord
 from nonlocal_nn.data.sampling import CropBox, clip_indices, random_start, sample_generator, uniform_starts
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
@@ -211,7 +211,9 @@ class ClipDataset(Dataset[Sample]):
                 try:
                     video = self._random_clip(self.manifest.records[candidate], generator)
                 except VideoError as error:
-                    problem = self._broken[candidate] = error.problem
+                    problem = error.problem
+                    if not isinstance(error, UnavailableError):
+                        self._broken[candidate] = problem
                 else:
                     labels = _label_tensor(self.manifest, candidate)
                     return Sample(video, labels, candidate, tuple(skipped))

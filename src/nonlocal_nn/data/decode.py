@@ -47,8 +47,11 @@ class VideoInfo:
 
     Attributes:
         width, height: in pixels, after rotation.
-        rotation_degrees: counter-clockwise turn that the file asks players for, a multiple of 90; already
-        applied. fps: average frames per second.
+        rotation_degrees: counter-clockwise turn that the file asks players for, 0, 90, 180 or -90; already
+            applied.
+        mirrored: the file asks players to mirror the picture, left to right, before that turn; applied too.
+        pixel_aspect: width of a pixel over its height as the file states it; pixels are used as stored.
+        fps: average frames per second.
         duration_seconds: from the first frame to the end of the last.
         frames: counted, not the header's.
         header_frames: what the header says, 0 where it says nothing.
@@ -61,6 +64,8 @@ class VideoInfo:
     width: int
     height: int
     rotation_degrees: int
+    mirrored: bool
+    pixel_aspect: float
     fps: float
     duration_seconds: float
     frames: int
@@ -171,7 +176,8 @@ class VideoReader:
         if not self._table.exact:
             return self.num_frames / self.fps
         pts = self._table.pts
-        return float(pts[-1] - pts[0]) * self._tick_seconds + 1.0 / self.fps
+        last = self._table.last_duration * self._tick_seconds or 1.0 / self.fps
+        return float(pts[-1] - pts[0]) * self._tick_seconds + last
 
     @property
     def frame_seconds(self) -> npt.NDArray[np.float64]:
@@ -189,11 +195,14 @@ class VideoReader:
         typical = float(np.median(gaps)) if len(gaps) else 0.0
         covers = av.stream.Disposition.attached_pic
         context = self._stream.codec_context
+        aspect = float(self._stream.sample_aspect_ratio or context.sample_aspect_ratio or 1) or 1.0
         return VideoInfo(
             path=self.path,
             width=width,
             height=height,
-            rotation_degrees=sheet.rotation_degrees,
+            rotation_degrees=sheet.orientation.rotation_degrees,
+            mirrored=sheet.orientation.mirrored,
+            pixel_aspect=1 / aspect if sheet.orientation.transpose else aspect,
             fps=self.fps,
             duration_seconds=self.duration_seconds,
             frames=self.num_frames,

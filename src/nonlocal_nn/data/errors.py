@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Problem", "VideoError"]
+__all__ = ["Problem", "UnavailableError", "VideoError"]
 
 
 class Problem(NamedTuple):
@@ -45,3 +45,13 @@ class VideoError(ValueError):
     def problem(self) -> Problem:
         """The same as a record to keep."""
         return Problem(self.path, self.reason)
+
+
+class UnavailableError(VideoError):
+    """A video that cannot be opened for a reason that is not its own, such as too many open files.
+
+    It may open the next time, so nobody remembers it as broken.
+
+    >>> print(UnavailableError("clips/a.mp4", "cannot be opened: Permission denied"))
+    clips/a.mp4: cannot be opened: Permission denied
+    """

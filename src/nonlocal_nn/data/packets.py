@@ -6,6 +6,8 @@ decoding.
 
 from __future__ import annotations
 
+import errno
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +18,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from nonlocal_nn.data.errors import VideoError
+from nonlocal_nn.data.errors import UnavailableError, VideoError
 
 __all__ = ["FrameTable", "open_video", "read_frame_table"]
 
@@ -29,6 +31,17 @@ _INDEXED_FORMATS = {"mov", "mp4", "matroska", "webm"}
 # the frames of such a file are known only once it has been decoded.
 _UNTIMED_FORMATS = {"avi"}
 _HIDDEN_FRAME_CODECS = {"vp8"}
+# What the system says where the file itself may be whole.
+_NO_FAULT_OF_THE_FILE = {
+    errno.EMFILE: "this process has no more; `ulimit -n` raises the limit",
+    errno.ENFILE: "the system has no more",
+    errno.ENOMEM: "there is no memory left",
+    errno.EACCES: "its permissions, or those of a folder above it, keep this user out",
+    errno.EPERM: "its permissions keep this user out",
+    errno.EIO: "the disk or the network fails",
+    errno.ESTALE: "the network share was lost",
+    errno.ETIMEDOUT: "the network share does not answer",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,7 @@ class FrameTable:
         key_frames: numbers of the frames a decoder can start at, ascending.
         key_pts: the presentation time of each of them.
         key_seek: the time to seek to for each of them.
+        last_duration: how long the last frame is shown, in the same units; 0 where nothing says so.
         first_packet_pts: how to recognise the start of the stream.
         seekable: the container has an index.
     """
@@ -53,6 +67,7 @@ class FrameTable:
     key_seek: npt.NDArray[np.int64]
     first_packet_pts: int | None
     seekable: bool
+    last_duration: int = 0
 
     def key_frame_before(self, frame: int) -> int:
         """Return the position in `key_frames` of the last one at or before a frame, or -1."""
@@ -66,11 +81,11 @@ def open_video(path: str, threads: int) -> tuple[Any, Any]:
         VideoError: the file is missing, empty, not a video, or holds no video stream.
     """
     file = Path(path)
-    if file.is_dir():
-        raise VideoError(path, "is a folder, not a video file")
-    if not file.is_file():
-        raise VideoError(path, "no such file")
     try:
+        if file.is_dir():
+            raise VideoError(path, "is a folder, not a video file")
+        if not file.is_file():
+            raise VideoError(path, "a link to nothing" if file.is_symlink() else "no such file")
         size = file.stat().st_size
         if size == 0:
             raise VideoError(path, "the file is empty (0 bytes)")
@@ -79,6 +94,10 @@ def open_video(path: str, threads: int) -> tuple[Any, Any]:
     except VideoError:
         raise
     except (OSError, ValueError, av.FFmpegError) as error:
+        number = getattr(error, "errno", None)
+        if number in _NO_FAULT_OF_THE_FILE:
+            reason = f"cannot be opened: {os.strerror(number)} ({_NO_FAULT_OF_THE_FILE[number]})"
+            raise UnavailableError(path, reason) from error
         raise VideoError(path, _unreadable(file, error)) from error
     try:
         stream = _best_stream(path, container)
@@ -131,19 +150,22 @@ def read_frame_table(path: str, container: Any, stream: Any) -> FrameTable:
         VideoError: the stream holds no frames, or the file is cut off.
     """
     rows: list[tuple[int | None, int | None, bool, bool]] = []
+    ends: dict[int, int] = {}  # presentation time -> duration
     damaged = False
     try:
         for packet in container.demux(stream):
             if packet.size:
                 rows.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
                 damaged = packet.is_corrupt
+                if packet.pts is not None:
+                    ends[packet.pts] = packet.duration or 0
     except (OSError, ValueError, av.FFmpegError) as error:
         raise VideoError(path, f"reading fails after {len(rows)} packets: {error}") from error
     if not rows:
         raise VideoError(path, "the video stream holds no frames")
     # only the last packet: damage in the middle shows in decoding, damage at the end means that the file was
     # cut
-    _check_whole(path, container, stream, packets=len(rows), last_damaged=damaged, rows=rows)
+    _check_whole(path, container, stream, packets=len(rows), last_damaged=damaged, ends=ends)
 
     formats = set(container.format.name.split(","))
     shown = [row for row in rows if not row[3]]  # edit lists mark frames that are decoded but never shown
@@ -173,6 +195,7 @@ def read_frame_table(path: str, container: Any, stream: Any) -> FrameTable:
         key_seek=np.array([key[1] for key in keys], dtype=np.int64),
         first_packet_pts=rows[0][0],
         seekable=bool(formats & _INDEXED_FORMATS),
+        last_duration=ends[int(pts[-1])],
     )
 
 
@@ -182,7 +205,7 @@ def _check_whole(
     stream: Any,
     packets: int,
     last_damaged: bool,
-    rows: list[tuple[int | None, int | None, bool, bool]],
+    ends: dict[int, int],
 ) -> None:
     """Raise where the header states clearly more than the file holds."""
     formats = set(container.format.name.split(","))
@@ -197,9 +220,9 @@ def _check_whole(
             path, f"cut off: the header promises {stream.frames} frames, the file holds {packets}"
         )
     promised_seconds = _promised_seconds(container, stream)
-    times = [row[0] for row in rows if row[0] is not None]
-    if promised_seconds is not None and times:
-        held_seconds = float((max(times) - min(0, min(times))) * stream.time_base)
+    if promised_seconds is not None and ends:
+        last = max(pts + duration for pts, duration in ends.items())  # the last frame may stand for long
+        held_seconds = float((last - min(0, min(ends))) * stream.time_base)
         if promised_seconds - held_seconds > max(1.0, 0.05 * promised_seconds):
             raise VideoError(
                 path,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "ScanConfig", "ScanReport", "check_video", "scan", "scan_command"]
 
 Severity = Literal["broken", "short", "odd"]
+# Pixels that differ from squares by less are as good as square (PAL and NTSC: 1.09, 0.91).
+_SQUARE = 1.1
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 
@@ -162,6 +164,14 @@ def check_video(path: str, min_frames: int) -> list[Finding]:
     odd = []
     if info.rotation_degrees:
         odd.append(f"rotated by {info.rotation_degrees} degrees (shown upright)")
+    if info.mirrored:
+        odd.append("mirrored left to right by its header (shown so)")
+    if not 1 / _SQUARE <= info.pixel_aspect <= _SQUARE:
+        shown = round(info.width * info.pixel_aspect)
+        odd.append(
+            f"pixels {info.pixel_aspect:.3g} times as wide as high: players show {shown}x{info.height}, "
+            f"networks see {info.width}x{info.height}"
+        )
     if info.variable_frame_rate:
         odd.append("variable frame rate")
     if info.video_streams > 1:

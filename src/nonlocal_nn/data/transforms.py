@@ -21,6 +21,9 @@ from nonlocal_nn.data.decode import Clip
 from nonlocal_nn.data.defaults import CROP, CROPS, FLIP, MEAN, STD, jitter_range, short_side_of
 from nonlocal_nn.data.sampling import CropBox, crop_offsets, random_crop, resized_size
 
+# A resized frame may have no more: 16 times a square of 1024. Longer strips are no videos.
+MOST_PIXELS = 2**24
+
 __all__ = ["MEAN", "STD", "TrainTransform", "ViewTransform", "normalize"]
 
 
@@ -129,6 +132,11 @@ class ViewTransform:
     def resize(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Resize one frame, (height, width, 3); for `VideoReader.read(prepare=...)`."""
         height, width = resized_size(image.shape[0], image.shape[1], self.short_side)
+        if height * width > MOST_PIXELS:
+            raise ValueError(
+                f"a frame of {image.shape[1]}x{image.shape[0]} pixels would become {width}x{height} at a "
+                f"shorter side of {self.short_side}: more than {MOST_PIXELS / 1e6:.0f} million"
+            )
         # the batch axis first, so that torch sees its fast memory order
         frame = torch.from_numpy(np.ascontiguousarray(image)[np.newaxis]).permute(0, 3, 1, 2)
         resized: npt.NDArray[np.uint8] = _resize(frame, height, width)[0].permute(1, 2, 0).numpy()
