@@ -33,10 +33,15 @@ def test_the_results_have_the_promised_form(demo: Path) -> None:
     assert results["chance"] == 50.0
     assert [(run["model"], run["seed"]) for run in results["runs"]] == [(BASELINE, 0), (NONLOCAL, 0)]
     for run in results["runs"]:
-        assert run.keys() == {"model", "seed", "parameters", "clip_top1", "video_top1", "train_seconds"}
+        assert run.keys() == {
+            *("model", "seed", "parameters", "clip_top1", "video_top1"),
+            *("quartets_right", "quartets_tied", "train_seconds"),
+        }
         assert 0 <= run["clip_top1"] <= 100
         assert run["video_top1"] in [12.5 * n for n in range(9)]  # percent of 8 videos
         assert run["train_seconds"] > 0
+    # The baseline cannot relate the corners: the sums of its quartets are equal, whatever its weights.
+    assert (results["runs"][0]["quartets_right"], results["runs"][0]["quartets_tied"]) == (50.0, 100.0)
     assert results["runs"][0]["parameters"] < results["runs"][1]["parameters"]
 
 

@@ -331,3 +331,14 @@ def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.Mo
     read = read_manifest(tmp_path)
     assert _shown(read) == {"a.mp4": "run", "b.mp4": "walk"}
     assert [str(p) for p in read.problems] == [f"{closed}: cannot be read: Permission denied"]
+
+
+def test_groups_of_a_csv(tmp_path: Path) -> None:
+    _videos(tmp_path, "a.mp4", "b.mp4")
+    table = "path,label,Pair\na.mp4,x,7\nb.mp4,y,7\n"
+    assert [r.group for r in _read(tmp_path, table, "l.csv", group_by="Pair").records] == ["7", "7"]
+    assert [r.group for r in _read(tmp_path, table, "l.csv").records] == [None, None]
+    with pytest.raises(ValueError, match="has no column scene"):
+        _read(tmp_path, table, "l.csv", group_by="scene")
+    with pytest.raises(ValueError, match="names a column of a plain csv"):
+        _read(tmp_path, "a.mp4 x\nb.mp4 y\n", group_by="Pair")

@@ -62,3 +62,18 @@ def test_order_differs_between_epochs_and_seeds() -> None:
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(ValueError, match=r"batch_size 10 .* 4 processes x 1 parts: take a multiple of 4"):
         StepBatches(SampleStream(50, 0), 10, 5, processes=4)
+
+
+def test_groups_stay_together_and_shuffle() -> None:
+    groups = [number // 4 for number in range(40)]
+    stream = SampleStream(40, 0, groups)
+    epochs = [[key.index for key in stream[40 * e : 40 * (e + 1)]] for e in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(40))
+        for first in range(0, 40, 4):
+            assert len({groups[index] for index in epoch[first : first + 4]}) == 1
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert len({tuple(index % 4 for index in epoch[:4]) for epoch in epochs}) > 1  # within a group, too
+    assert stream[57:63] == SampleStream(40, 0, groups)[57:63]
+    with pytest.raises(ValueError, match="3 groups for 40 videos"):
+        SampleStream(40, 0, ["a", "b", "c"])

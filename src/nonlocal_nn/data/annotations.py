@@ -37,6 +37,7 @@ class Source:
         first: the number of the first class where labels are positions; None: not known.
         where: rows of a csv to keep; None: all.
         multi_label: may a video have several labels? None: not known.
+        group_by: column of a plain csv that becomes the group of each record; None: no groups.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Source:
     first: int | None
     where: str | None
     multi_label: bool | None = None
+    group_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class _Labelled:
     labels: tuple[str, ...]
     start_seconds: float | None = None
     end_seconds: float | None = None
+    group: str | None = None
 
 
 class _Unusable(Exception):  # noqa: N818 - not an error: the line is left out
@@ -120,7 +123,14 @@ def _manifest(
                 raise _Unusable(found)
             labels = tuple(sorted({reading.indices[label] for label in row.labels}))
             records.append(
-                VideoRecord(str(found), labels, row.start_seconds, row.end_seconds, exact_seconds=True)
+                VideoRecord(
+                    str(found),
+                    labels,
+                    row.start_seconds,
+                    row.end_seconds,
+                    exact_seconds=True,
+                    group=row.group,
+                )
             )
             lines.append(row.line)
         except _Unusable as reason:
@@ -308,6 +318,8 @@ def _stretch(row: Mapping[str, str], first: str, last: str) -> tuple[float | Non
 
 def _read_csv(source: Source) -> Manifest:
     needed = {"path": PATH_COLUMNS, "label": LABEL_COLUMNS}
+    if source.group_by is not None:
+        needed[source.group_by] = (source.group_by.lower(),)
 
     def labels_of(cell: str) -> tuple[str, ...]:
         if source.classes is not None and cell in source.classes:
@@ -331,7 +343,8 @@ def _read_csv(source: Source) -> Manifest:
     def use(number: int, row: Row) -> None:
         stretch = _stretch(row, "start_seconds", "end_seconds")
         labels = () if row["label"] in gaps else labels_of(row["label"])
-        rows.append(_Labelled(number, row["path"], labels, *stretch))
+        group = None if source.group_by is None else row[source.group_by]
+        rows.append(_Labelled(number, row["path"], labels, *stretch, group))
 
     problems = _read_table(source, needed, use)
     return _manifest(source, rows, reading, problems, (), multi_label=multi_label)

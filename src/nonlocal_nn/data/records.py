@@ -53,6 +53,7 @@ class VideoRecord:
         start_seconds, end_seconds: the labelled segment; None: from the first frame, to the last.
         exact_seconds: the segment is meant as it stands. Otherwise, as in Kinetics, whose public copies are
             cut already, a file that lasts no longer than its segment is used whole.
+        group: what videos that are drawn together have in common; None where nobody asked.
     """
 
     path: str
@@ -60,6 +61,7 @@ class VideoRecord:
     start_seconds: float | None = None
     end_seconds: float | None = None
     exact_seconds: bool = False
+    group: str | None = None
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ second, and nothing is lost), so that all this holds for the decoded pixels too,
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -61,17 +62,23 @@ _DIGIT_PIXELS = 20
 _MARGIN_PIXELS = 2
 _TEST_SHARE = 4  # one handwriting in four is kept for the test videos
 _STAMP = "rendered.json"
-_VERSION = 1  # raise when the pixels or names change: folders made by an older version are made anew
+_OURS = ("train", "test", "train.csv", "test.csv", _STAMP)
+_VERSION = 2  # raise when the pixels or names change: folders made by an older version are made anew
 
 Image = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class RenderedSet:
-    """Where the videos are: ``train`` and ``test`` hold one folder for each class."""
+    """Where the videos are: ``train`` and ``test`` hold one folder for each class.
+
+    ``train_list`` and ``test_list`` are csv files of the same videos, with the columns path, label, quartet.
+    """
 
     train: Path
     test: Path
+    train_list: Path
+    test_list: Path
     train_videos: int
     test_videos: int
 
@@ -133,7 +140,14 @@ def render(
             )
     root = Path(directory)
     recipe = _Recipe(_VERSION, seed, train_videos, test_videos)
-    result = RenderedSet(root / "train", root / "test", train_videos, test_videos)
+    result = RenderedSet(
+        root / "train",
+        root / "test",
+        root / "train.csv",
+        root / "test.csv",
+        train_videos,
+        test_videos,
+    )
     if _read_stamp(root) == asdict(recipe):
         return result
     _clear(root)
@@ -151,6 +165,13 @@ def render(
                 done += written
                 if progress is not None:
                     progress(done, 4 * len(quartets))
+    for folder, path in (("train", result.train_list), ("test", result.test_list)):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(("path", "label", "quartet"))
+            writer.writerows(
+                row for quartet in quartets if quartet.folder == folder for row in _rows(quartet)
+            )
     # The stamp is written last: a set without one was interrupted, and is made anew.
     (root / _STAMP).write_text(json.dumps(asdict(recipe)))
     return result
@@ -166,7 +187,7 @@ def _read_stamp(root: Path) -> object:
 def _clear(root: Path) -> None:
     """Empty the folder, unless something in it is not ours."""
     if root.exists():
-        strangers = sorted(p.name for p in root.iterdir() if p.name not in ("train", "test", _STAMP))
+        strangers = sorted(p.name for p in root.iterdir() if p.name not in _OURS)
         if strangers:
             raise ValueError(
                 f"{root} holds {strangers[0]!r}, which is not part of a rendered set; "
@@ -174,6 +195,7 @@ def _clear(root: Path) -> None:
             )
         (root / _STAMP).unlink(missing_ok=True)
     for split in ("train", "test"):
+        (root / f"{split}.csv").unlink(missing_ok=True)
         shutil.rmtree(root / split, ignore_errors=True)
         for label in CLASSES:
             (root / split / label).mkdir(parents=True)
@@ -213,12 +235,21 @@ def _write_quartet(root: Path, quartet: _Quartet) -> int:
     background = _background(rng)
     early = [_half(background, images[i], rng, at_end=False) for i in quartet.early]
     late = [_half(background, images[i], rng, at_end=True) for i in quartet.late]
-    for first in (0, 1):
-        for second in (0, 1):
-            label = CLASSES[int(first == second)]
-            name = f"quartet{quartet.number:05d}_{2 * first + second}.mp4"
-            _encode(root / quartet.folder / label / name, np.concatenate([early[first], late[second]]))
-    return 4
+    rows = _rows(quartet)
+    for place, (name, _, _) in enumerate(rows):
+        first, second = divmod(place, 2)
+        _encode(root / name, np.concatenate([early[first], late[second]]))
+    return len(rows)
+
+
+def _rows(quartet: _Quartet) -> list[tuple[str, str, int]]:
+    """(path below the root, label, quartet) of AA', AB', BA', BB'."""
+    rows = []
+    for place in range(4):
+        label = CLASSES[int(place // 2 == place % 2)]
+        name = f"quartet{quartet.number:05d}_{place}.mp4"
+        rows.append((f"{quartet.folder}/{label}/{name}", label, quartet.number))
+    return rows
 
 
 _cache: tuple[Image, npt.NDArray[np.int64]] | None = None

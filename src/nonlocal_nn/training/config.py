@@ -44,6 +44,9 @@ class DataConfig:
     """Rows of a plain csv to train on, such as "set==1 and sequence in 1,2"; none: all."""
     val_where: str | None = None
     """Rows of a plain csv to validate on; none: all."""
+    group_by: str | None = None
+    """Column of a plain csv: training videos with the same value are drawn together, so that they meet in
+    one batch; none: each by itself."""
     clip_frames: int | None = None
     """Frames of a clip; none: what the model is made for (`frames` of its spec)."""
     frame_stride: int = FRAME_STRIDE

@@ -86,7 +86,8 @@ class ClipDataModule(pl.LightningDataModule):
         self.config = config
         self.total_steps = total_steps
         self.workers = workers
-        self._stream = SampleStream(len(train), config.seed)
+        groups = None if config.data.group_by is None else [r.group for r in train.manifest.records]
+        self._stream = SampleStream(len(train), config.seed, groups)
         self._loaders: list[_Loader[Any]] = []
         self._val_loader: _Loader[CentreClips] | None = None
 

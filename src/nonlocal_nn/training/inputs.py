@@ -40,6 +40,7 @@ def read_manifests(data: DataConfig) -> Manifests:
         classes=known.names or None,
         first_label=known.first,
         where=data.train_where,
+        group_by=data.group_by,
     )
     train.require_known_labels()
     if train.num_classes < 2:

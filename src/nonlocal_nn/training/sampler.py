@@ -8,7 +8,7 @@ whatever the batch size; a batch may hold the end of one epoch and the beginning
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
@@ -24,11 +24,24 @@ class SampleStream:
     ([0, 1, 2], {1})
     >>> stream[4:5] == keys[4:5]
     True
+
+    With `groups`, one value for each video, videos of the same value follow each other in every epoch: the
+    groups are shuffled, and the videos in each. What such videos share then has both (or all) labels in one
+    batch, so that its part of the gradient cancels instead of adding noise.
+
+    >>> [key.index // 2 for key in SampleStream(6, seed=1, groups=["a", "a", "b", "b", "c", "c"])[0:6]]
+    [0, 0, 1, 1, 2, 2]
     """
 
-    def __init__(self, videos: int, seed: int) -> None:
+    def __init__(self, videos: int, seed: int, groups: Sequence[Hashable] | None = None) -> None:
+        if groups is not None and len(groups) != videos:
+            raise ValueError(f"{len(groups)} groups for {videos} videos")
         self.videos = videos
         self.seed = seed
+        numbers: dict[Hashable, int] = {}
+        self._groups = None
+        if groups is not None:
+            self._groups = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
         self._orders: dict[int, np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
 
     def __getitem__(self, span: slice) -> list[SampleKey]:
@@ -42,7 +55,12 @@ class SampleStream:
         if epoch not in self._orders:
             while len(self._orders) > 1:  # a batch needs two epochs at most, but for tiny sets
                 self._orders.pop(next(iter(self._orders)))
-            self._orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.videos)
+            generator = np.random.default_rng([self.seed, epoch])
+            order = generator.permutation(self.videos)
+            if self._groups is not None:
+                rank = generator.permutation(self._groups.max(initial=-1) + 1)
+                order = order[np.argsort(rank[self._groups[order]], kind="stable")]
+            self._orders[epoch] = order
         return self._orders[epoch]
 
 
