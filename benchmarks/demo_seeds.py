@@ -125,7 +125,7 @@ def train_one(out: Path, model: str, seed: int, disturbed: bool) -> dict[str, An
 def table(found: list[dict[str, Any]]) -> str:
     """One line a seed: percent of videos right and step off the plateau, plain and disturbed."""
     lines = [
-        "| seed | videos right, % | disturbed | quartets right, % | disturbed | plateau left at step | disturbed |",
+        "| seed | videos right, % | disturbed | quartets right, % | disturbed | plateau left | disturbed |",
         "|---|---|---|---|---|---|---|",
     ]
     for seed in sorted({run["seed"] for run in found}):

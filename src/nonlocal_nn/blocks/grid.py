@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,8 +32,8 @@ class Grouping:
     span: Span
     temporal_groups: int
 
-    def frames_per_group(self, frames: int) -> int:
-        """Frames that see each other.
+    def frames_per_group(self, frames: Any) -> Any:
+        """Frames that see each other; an int, but a tensor while torch.jit.trace runs, as a map's sizes are.
 
         Raises:
             ValueError: when the frames do not divide into the temporal groups.
@@ -59,8 +60,9 @@ class Grouping:
             return x.permute(0, 2, 4, 3, 1).reshape(-1, run, channels)
         return x.permute(0, 2, 3, 4, 1).reshape(-1, run * shape[1] * shape[2], channels)
 
-    def join(self, y: Tensor, batch: int, shape: tuple[int, ...]) -> Tensor:
-        """The inverse of `split` for a map of `batch` and position `shape`: (batch, channels, *shape)."""
+    def join(self, y: Tensor, like: Tensor) -> Tensor:
+        """The inverse of `split`: (batch, channels, *positions), batch and positions as in the map `like`."""
+        batch, _, *shape = like.shape
         channels = y.shape[2]
         if self._is_one(len(shape)):
             return y.transpose(1, 2).reshape(batch, channels, *shape)
@@ -70,7 +72,8 @@ class Grouping:
             y = y.reshape(batch, shape[0] // run, places, run, channels).permute(0, 4, 1, 3, 2)
         else:
             y = y.reshape(batch, shape[0] // run, run, places, channels).permute(0, 4, 1, 2, 3)
-        return y.reshape(batch, channels, *shape)
+        joined: Tensor = y.reshape(batch, channels, *shape)
+        return joined
 
     def group_numbers(self, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """The group of every position of a grid of `shape`, flat, in order."""

@@ -9,6 +9,8 @@ True
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -162,7 +164,7 @@ class NonLocalBlock(nn.Module):
         theta, phi, g = self._embed(x)
         split = self._grouping.split
         y = self._average(split(theta), split(phi), split(g))
-        z: Tensor = self.W_z(self._grouping.join(y, x.shape[0], tuple(x.shape[2:])))
+        z: Tensor = self.W_z(self._grouping.join(y, x))
         if self.norm is not None:
             z = self.norm(z)
         return x + z
@@ -258,12 +260,8 @@ class NonLocalBlock(nn.Module):
             raise ValueError(f"dims={self.dims} needs {self.dims} position axes, got {tuple(position_shape)}")
         if not self.subsample:
             return tuple(position_shape)
+        self._check_space(position_shape)
         space = position_shape[1:] if self.dims == 3 else position_shape
-        if min(space) < 2:
-            raise ValueError(
-                f"a map of {tuple(position_shape)} positions is too small to subsample by 2 in space; "
-                "use subsample=False"
-            )
         return (*position_shape[: self.dims - len(space)], *(size // 2 for size in space))
 
     @torch.no_grad()
@@ -321,7 +319,15 @@ class NonLocalBlock(nn.Module):
         if x.dim() != self.dims + 2 or x.shape[1] != self.channels:
             axes = {1: "positions", 2: "height, width", 3: "frames, height, width"}[self.dims]
             raise ValueError(f"expected (batch, {self.channels}, {axes}), got {tuple(x.shape)}")
-        self.key_shape(tuple(x.shape[2:]))
+        self._check_space(x.shape[2:])
+
+    def _check_space(self, positions: Any) -> None:
+        """The sizes of a map (symbols or tensors, while a program is written down) leave keys to pool."""
+        if self.subsample and min(positions[-min(self.dims, 2) :]) < 2:
+            raise ValueError(
+                f"a map of {tuple(positions)} positions is too small to subsample by 2 in space; "
+                "use subsample=False"
+            )
 
     def _embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The maps theta, phi and g, (batch, channels, *grid); the last two on the key grid."""

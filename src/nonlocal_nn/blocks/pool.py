@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nonlocal_nn.ops.dispatch import plain_operations
+
 
 class SpacePool(nn.Module):
     """The largest of 2x2 in space, never across time; dims=1 has one axis, which is halved.
@@ -37,14 +39,14 @@ class SpacePool(nn.Module):
                 even, odd = x.unfold(axis, 2, 2).unbind(-1)
                 x = torch.maximum(even, odd)
             return x
-        if self.dims == 1:
-            return F.max_pool1d(x, 2)
+        if self.dims == 1:  # max_pool1d would bind an exported program to one size
+            return F.max_pool2d(x.unsqueeze(2), (1, 2)).squeeze(2)
         return F.max_pool2d(x, 2) if self.dims == 2 else F.max_pool3d(x, (1, 2, 2))
 
     def _may_take_halves(self, x: Tensor) -> bool:
         """On the CPU, without gradients, in eager mode, where channels come first."""
         return (
-            not (torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export())
+            not (torch.compiler.is_compiling() or plain_operations())
             and not (torch.is_grad_enabled() and x.requires_grad)
             and x.device.type == "cpu"
             and x.is_contiguous()

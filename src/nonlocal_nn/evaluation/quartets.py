@@ -1,8 +1,8 @@
 """Forced choice by quartet: a figure that a network which cannot relate two places has by a tie, exactly.
 
 A quartet is four videos over one background, AA', AB', BA' and BB', of two things early (A, B) and two
-late (A', B'); in AA' and BB' they match. A network whose features never hold both has a log odds l = u(early) + v(late)
-for "they match", and then
+late (A', B'); in AA' and BB' they match. A network whose features never hold both has a log odds
+l = u(early) + v(late) for "they match", and then
 
     l(AA') + l(BB')  =  u(A) + u(B) + v(A') + v(B')  =  l(AB') + l(BA'):
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch.autograd import forward_ad
 
 Form = Literal["rows", "flash", "efficient", "triton"]
 
@@ -68,6 +69,32 @@ def set_thresholds(thresholds: Thresholds) -> Thresholds:
     global THRESHOLDS
     before, THRESHOLDS = THRESHOLDS, thresholds
     return before
+
+
+def plain_operations() -> bool:
+    """Whether a call must be made of torch's plain operations, with the queries x keys matrix.
+
+    So it is while torch.jit.trace or an ONNX export writes the operations down: buffers lent for one call,
+    and decisions taken for its sizes, would become constants of the program. And for derivatives in forward
+    mode (torch.func.jvp, jacfwd, hessian), which our autograd functions do not have.
+
+    >>> plain_operations()
+    False
+    """
+    if torch.onnx.is_in_onnx_export():
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._is_tracing() or _in_forward_mode()
+
+
+def _in_forward_mode() -> bool:
+    if forward_ad._current_level >= 0:  # torch.autograd.forward_ad.dual_level
+        return True
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Jvp for level in levels)
 
 
 def softmax_form(

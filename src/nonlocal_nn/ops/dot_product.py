@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.ops.checks import check_embeddings, without_autocast, working_dtype
+from nonlocal_nn.ops.dispatch import plain_operations
 from nonlocal_nn.ops.layout import product_as
 
 
@@ -35,7 +36,7 @@ def dot_product(
     dtype, work = theta.dtype, working_dtype(theta.dtype)
     with without_autocast(theta.device):
         theta, phi, g = theta.to(work), phi.to(work), g.to(work)
-        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():  # a program for many sizes
+        if torch.compiler.is_compiling() or plain_operations():  # a program for many sizes
             return (theta @ ((phi.mT @ g) / keys)).to(dtype)
         if queries * keys * (d + channels) < (queries + keys) * d * channels:
             return product_as(g, torch.bmm(theta, phi.mT) / keys, g).to(dtype)

@@ -86,7 +86,7 @@ def average_by_rows(
     (batch, keys), queries = phi.shape[:2], theta.shape[1]
 
     with without_autocast(g.device):
-        if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+        if torch.compiler.is_compiling() or dispatch.plain_operations():
             return _average(affinity, theta, phi, g).to(dtype)
         # A function of its own may need several matrices of this size.
         rows = max(1, chunk_bytes(keys, g, memory_budget, 4) // max(1, batch * keys * g.element_size()))

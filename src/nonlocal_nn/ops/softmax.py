@@ -21,7 +21,7 @@ from nonlocal_nn.ops import equation, softmax_rows
 from nonlocal_nn.ops.checks import check_embeddings, without_autocast, working_dtype
 from nonlocal_nn.ops.cpu.gemm import has_onednn
 from nonlocal_nn.ops.cpu.workspace import check_budget, fits
-from nonlocal_nn.ops.dispatch import Form, softmax_form
+from nonlocal_nn.ops.dispatch import Form, plain_operations, softmax_form
 from nonlocal_nn.ops.gpu import softmax as triton
 from nonlocal_nn.ops.rows import chunk_bytes
 from nonlocal_nn.ops.softmax_rows import Gradients, Wanted
@@ -52,8 +52,9 @@ def gaussian(
     linear in the positions.
 
     memory_budget: bytes to be taken beside inputs, results and gradients; buffers follow from it, down to one
-        row. None: 32 MiB or an eighth of the memory that is free, whichever is more. 0: keep nothing, with
-        buffers as large as is fast.
+        row. None: 32 MiB or a 32nd of the memory of the machine (or container, or GPU), whichever is more:
+        what is free at the moment has no say, so that a forward pass made again saves the same. 0: keep
+        nothing, with buffers as large as is fast.
 
     Half precisions are summed in float32, also under autocast. Derivatives of derivatives are slower.
 
@@ -64,14 +65,14 @@ def gaussian(
     check_budget(memory_budget)
     dtype = theta.dtype
     with without_autocast(theta.device):
-        if torch.onnx.is_in_onnx_export():  # which needs the operation in ONNX's own operators
+        if plain_operations():
             return equation.gaussian(*_in_working_dtype(theta, phi, g), scale).to(dtype)
         for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in (theta, phi, g))
         form = _form(theta, phi, g, for_backward)
-        if form in ("flash", "efficient"):
+        if form in ("flash", "efficient") and _attention_fits(theta, phi, g, memory_budget):
             return _attention(theta, phi, g, scale, form)
         mode: Mode = "triton"
-        if form == "rows":
+        if form != "triton":
             theta, phi, g = _in_working_dtype(theta, phi, g)
             mode = "inference"
             if for_backward:
@@ -126,6 +127,14 @@ def _attention(theta: Tensor, phi: Tensor, g: Tensor, scale: float, form: Form) 
     query, key, value = (x.unsqueeze(1).contiguous() for x in (theta, phi, g))
     with sdpa_kernel(kernel):
         return F.scaled_dot_product_attention(query, key, value, scale=scale).squeeze(1)
+
+
+def _attention_fits(theta: Tensor, phi: Tensor, g: Tensor, memory_budget: int | None) -> bool:
+    """Whether the copies that torch's attention needs of transposed maps stay within a budget."""
+    if not memory_budget:
+        return True
+    copies = sum(x.numel() * x.element_size() for x in (theta, phi, g) if not x.is_contiguous())
+    return copies <= memory_budget
 
 
 def _keeps(theta: Tensor, phi: Tensor, memory_budget: int | None) -> bool:
@@ -200,7 +209,10 @@ class SoftmaxAverage(torch.autograd.Function):
         theta, phi, g, ctx.scale, ctx.mode, ctx.memory_budget = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(theta, phi, g, *output)
+        y, kept, statistics = output
+        # Rows do without y, which the caller may then change in place.
+        y = y if ctx.mode == "triton" else y.new_empty(0)
+        ctx.save_for_backward(theta, phi, g, y, kept, statistics)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:

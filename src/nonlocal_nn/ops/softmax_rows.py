@@ -132,7 +132,10 @@ def backward(
         if dtheta is None and dphi is None:
             continue
         dl = product(dy[some, rows], g[some], plan.buffer(1, some, rows))
-        torch.ops.aten._softmax_backward_data.out(dl, p, 2, dl.dtype, grad_input=dl)
+        if torch._C._len_torch_dispatch_stack():  # torch's modes of that kind do not know this `out`
+            dl = torch.ops.aten._softmax_backward_data(dl, p, 2, dl.dtype)
+        else:
+            torch.ops.aten._softmax_backward_data.out(dl, p, 2, dl.dtype, grad_input=dl)
         if dtheta is not None:
             dtheta = _stored(dtheta, some, rows, dl, phi[some])
         if dphi is not None:

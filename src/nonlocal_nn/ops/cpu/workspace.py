@@ -11,21 +11,24 @@ import contextlib
 import mmap
 import sys
 import weakref
+from collections.abc import Iterator
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
 
-BUDGET_SHARE = 8  # an operator that is told nothing takes up to 1 / BUDGET_SHARE of the free memory
+BUDGET_SHARE = 8  # idle buffers take up to 1 / BUDGET_SHARE of the free memory
 ALWAYS_BYTES = 32 * 2**20  # and, without asking how much is free, this much
 
+_CAREFUL_GUESS = 2 * 2**30  # of the memory of a system that does not tell
+_UNLIMITED = 2**60  # version 1 writes a number near 2^63 where there is no limit
 _HUGE_PAGE = 2 * 2**20
 _HAS_HUGE_PAGES = sys.platform.startswith("linux") and hasattr(mmap, "MADV_HUGEPAGE")
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can be had on the device now; of a container, what its limit leaves.
+    """Memory that can be had on the device now; of a container, what its limits leave.
 
     >>> free_bytes(torch.device("cpu")) > 0
     True
@@ -33,28 +36,93 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
-    limits = [value for value in (_available_in_system(), _available_in_container()) if value is not None]
-    return min(limits, default=2 * 2**30)  # a system that does not tell: a careful guess
+    limits = [limit - max(0, used - _idle_bytes()) for limit, used in container_limits()]
+    available = _in_system(b"MemAvailable:")
+    return max(0, min(limits if available is None else [*limits, available], default=_CAREFUL_GUESS))
 
 
-def _available_in_system() -> int | None:
-    try:
-        with Path("/proc/meminfo").open("rb") as file:
-            for line in file:
-                if line.startswith(b"MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+def all_bytes(device: torch.device) -> int:
+    """Memory of the machine, container or GPU, whatever is free of it.
+
+    >>> all_bytes(torch.device("cpu")) >= free_bytes(torch.device("cpu"))
+    True
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    limits = [limit for limit, _ in container_limits()]
+    total = _in_system(b"MemTotal:")
+    return min(limits if total is None else [*limits, total], default=_CAREFUL_GUESS)
+
+
+def _in_system(field: bytes) -> int | None:
+    with contextlib.suppress(OSError), Path("/proc/meminfo").open("rb") as file:
+        for line in file:
+            if line.startswith(field):
+                return int(line.split()[1]) * 1024
     return None
 
 
-def _available_in_container() -> int | None:
+def container_limits(
+    mount: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> list[tuple[int, int]]:
+    """(limit, in use) in bytes of each control group with a limit that this process is in.
+
+    Version 2 (files memory.max, memory.high) and version 1 (memory.limit_in_bytes); the process's own group
+    and all above it, since SLURM and Docker set limits at different heights. Memory in use is less what the
+    kernel gives back when asked (file pages not used lately).
+
+    Args:
+        mount: where control groups are mounted.
+        own: the file that says which ones this process is in.
+    """
+    found = []
+    for folder, limits, usage in _groups(mount, own):
+        limit = min((n for n in (_number(folder / name) for name in limits) if n is not None), default=None)
+        used = _number(folder / usage)
+        if limit is not None and used is not None and limit < _UNLIMITED:
+            found.append((limit, max(0, used - _reclaimable(folder / "memory.stat"))))
+    return found
+
+
+def _groups(mount: Path, own: Path) -> Iterator[tuple[Path, tuple[str, ...], str]]:
+    """Folders of groups, each with the names of its files of limits and of usage."""
+    version2: tuple[tuple[str, ...], str] = (("memory.max", "memory.high"), "memory.current")
+    version1: tuple[tuple[str, ...], str] = (("memory.limit_in_bytes",), "memory.usage_in_bytes")
     try:
-        folder = Path("/sys/fs/cgroup")
-        used = int((folder / "memory.current").read_bytes()) - _idle_bytes()
-        return int((folder / "memory.max").read_bytes()) - used
-    except (OSError, ValueError):  # no such files, or "max": no limit
+        lines = own.read_text().splitlines()
+    except OSError:
+        lines = ["0::/"]
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            tops, files = [mount, mount / "unified"], version2
+        elif "memory" in controllers.split(","):
+            tops, files = list({mount / "memory", mount / controllers}), version1
+        else:
+            continue
+        inside = PurePosixPath(path.lstrip("/"))
+        for top in tops:
+            # In a container the path is often the host's; the group itself is then mounted at the top.
+            for part in (inside, *inside.parents):
+                if ".." not in part.parts and (folder := top / part).is_dir():
+                    yield folder, *files
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # no such file, or "max": no limit
         return None
+
+
+def _reclaimable(file: Path) -> int:
+    """File pages that were not used lately, as memory.stat says."""
+    try:
+        pairs = dict(line.split()[:2] for line in file.read_text().splitlines() if " " in line)
+        return int(pairs.get("total_inactive_file", pairs.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        return 0
 
 
 def fits(size: int, device: torch.device, memory_budget: int | None) -> bool:
@@ -70,7 +138,9 @@ def fits(size: int, device: torch.device, memory_budget: int | None) -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _usual_budget(device: torch.device) -> int:
-    return 0 if device.type == "meta" else free_bytes(device) // BUDGET_SHARE
+    # Of all memory, not of what is free: a forward pass made again (activation checkpointing) must save the
+    # same. Ten blocks of a network together take no more than a third.
+    return 0 if device.type == "meta" else all_bytes(device) // (4 * BUDGET_SHARE)
 
 
 def check_budget(memory_budget: int | None) -> None:
