@@ -19,6 +19,9 @@ from pathlib import Path
 
 _ABANDONED_SECONDS = 3600.0
 
+# Under which a state dict's metadata keeps the options of a non-local block.
+BLOCK_OPTIONS_KEY = "nonlocal_nn"
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, make sure that it is on the disk, and only then put it in its

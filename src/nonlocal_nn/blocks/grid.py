@@ -84,7 +84,8 @@ class Grouping:
         numbers = (torch.arange(shape[0], device=device) // run)[:, None].expand(-1, places)
         if self.span == "time":
             numbers = numbers * places + torch.arange(places, device=device)
-        return numbers.flatten()
+        flat: Tensor = numbers.flatten()
+        return flat
 
 
 def flat_positions(queries: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -9,16 +9,30 @@ True
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from nonlocal_nn import functional  # noqa: F401 - imported before torch.compile traces a block
+from nonlocal_nn._files import BLOCK_OPTIONS_KEY
 from nonlocal_nn._typing import Float, Int
 from nonlocal_nn.blocks.grid import Grouping, flat_positions
-from nonlocal_nn.blocks.norm import FrozenBatchNorm, fold_norm
+from nonlocal_nn.blocks.norm import (
+    FrozenBatchNorm,
+    ZeroBatchNorm1d,
+    ZeroBatchNorm2d,
+    ZeroBatchNorm3d,
+    ZeroConv1d,
+    ZeroConv2d,
+    ZeroConv3d,
+    fold_norm,
+)
 from nonlocal_nn.blocks.options import BlockOptions, Init, Norm, Span, SubsampleAt
 from nonlocal_nn.blocks.pool import SpacePool
 from nonlocal_nn.blocks.sharding import Sharding
@@ -27,7 +41,9 @@ from nonlocal_nn.ops.cpu.workspace import check_budget
 from nonlocal_nn.pairwise import PairwiseFunction
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_BATCH_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+# As parts of their own they start at zero, too: after `to_empty` each module resets itself.
+_ZERO_CONV: dict[int, Callable[..., _ConvNd]] = {1: ZeroConv1d, 2: ZeroConv2d, 3: ZeroConv3d}
+_BATCH_NORM = {1: ZeroBatchNorm1d, 2: ZeroBatchNorm2d, 3: ZeroBatchNorm3d}
 
 
 class NonLocalBlock(nn.Module):
@@ -116,13 +132,46 @@ class NonLocalBlock(nn.Module):
         self.theta = conv(channels, inner_channels, 1) if embedded else None
         self.phi = conv(channels, inner_channels, 1) if embedded else None
         self.g = conv(channels, inner_channels, 1)
-        self.W_z = conv(inner_channels, channels, 1)
+        self.W_z = (_ZERO_CONV[dims] if norm is None else conv)(inner_channels, channels, 1)
         self.w_f = nn.Parameter(torch.empty(2 * inner_channels)) if self.function.scores else None
         self.pool = SpacePool(dims) if self.subsample else nn.Identity()
         self.norm: nn.Module | None = None
         if norm is not None:
-            self.norm = _BATCH_NORM[dims](channels) if norm == "batch" else FrozenBatchNorm(channels)
+            self.norm = (
+                _BATCH_NORM[dims](channels) if norm == "batch" else FrozenBatchNorm(channels, gamma=0.0)
+            )
         self.reset_parameters()
+
+    def header(self) -> dict[str, Any]:
+        """What a file says of the block beside its weights; JSON can hold it.
+
+        >>> header = NonLocalBlock(4, dims=2, scale=True).header()
+        >>> header["channels"], header["dims"], header["scale"]
+        (4, 2, True)
+
+        Raises:
+            ValueError: it has a scale that no option gives.
+        """
+        if self.scale not in (1.0, self.scale_of_product):
+            raise ValueError(
+                f"the block scales by {self.scale}; only {self.scale_of_product:g} can be written"
+            )
+        frozen = isinstance(self.norm, FrozenBatchNorm)
+        options = dataclasses.replace(
+            self.options,
+            inner_channels=self.inner_channels,
+            scale=self.scale != 1.0,
+            norm=None if self.norm is None else "frozen" if frozen else "batch",
+        )
+        return {"channels": self.channels, **options.to_file()}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Options travel in the state dict's metadata, which torch.save keeps and other loaders pass over."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        about = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if about is not None:
+            with contextlib.suppress(ValueError):  # a scale of the owner's own cannot be written
+                about[BLOCK_OPTIONS_KEY] = {**self.header(), "norm_eps": getattr(self.norm, "eps", None)}
 
     @property
     def scale_of_product(self) -> float:
@@ -142,7 +191,11 @@ class NonLocalBlock(nn.Module):
                 nn.init.zeros_(conv.bias)
         if self.norm is None:
             nn.init.zeros_(self.W_z.weight)
-        elif isinstance(self.norm.weight, Tensor):
+            return
+        reset = getattr(self.norm, "reset_parameters", None)
+        if reset is not None:
+            reset()
+        if isinstance(self.norm.weight, Tensor):  # a norm put in the place of ours starts at one
             nn.init.zeros_(self.norm.weight)
 
     def forward(

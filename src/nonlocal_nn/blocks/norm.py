@@ -14,6 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
+from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 
 class FrozenBatchNorm(nn.Module):
@@ -24,6 +28,11 @@ class FrozenBatchNorm(nn.Module):
 
     x is (batch, channels, ...) of any rank. The four vectors are buffers under batch norm's own names, so
     that the state dict of a trained batch norm loads into it (its num_batches_tracked is left out).
+
+    Args:
+        channels: of x.
+        eps: added to the variance.
+        gamma: what `reset_parameters` sets the weight to.
     """
 
     weight: Tensor
@@ -31,14 +40,22 @@ class FrozenBatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, eps: float = 1e-5, *, gamma: float = 1.0) -> None:
         super().__init__()
         self.channels = channels
         self.eps = eps
-        self.register_buffer("weight", torch.ones(channels))
-        self.register_buffer("bias", torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
+        self.gamma = gamma
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.empty(channels))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Gamma as given, and what changes nothing else: bias and mean 0, variance 1."""
+        self.weight.fill_(self.gamma)
+        self.bias.zero_()
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape and dtype as x."""
@@ -53,6 +70,49 @@ class FrozenBatchNorm(nn.Module):
     def extra_repr(self) -> str:
         """Channels and eps, as batch norm prints them."""
         return f"{self.channels}, eps={self.eps}"
+
+
+class _ZeroStart(nn.Module):
+    """Starts at zero also when `reset_parameters` is called module by module, as after `to_empty`."""
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """As the class beside this one does, then weight (and a convolution's bias) 0."""
+        super().reset_parameters()  # type: ignore[misc]
+        for parameter in self.parameters(recurse=False):
+            parameter.zero_()
+
+
+class ZeroBatchNorm1d(_ZeroStart, nn.BatchNorm1d):
+    """Batch norm whose gamma starts at zero: the block in front of it is the identity.
+
+    >>> ZeroBatchNorm1d(2).weight.tolist()
+    [0.0, 0.0]
+    """
+
+
+class ZeroBatchNorm2d(_ZeroStart, nn.BatchNorm2d):
+    """As `ZeroBatchNorm1d`, for images."""
+
+
+class ZeroBatchNorm3d(_ZeroStart, nn.BatchNorm3d):
+    """As `ZeroBatchNorm1d`, for clips."""
+
+
+class ZeroConv1d(_ZeroStart, nn.Conv1d):
+    """A convolution that starts at zero: W_z of a block without a norm.
+
+    >>> ZeroConv1d(2, 1, 1).weight.flatten().tolist()
+    [0.0, 0.0]
+    """
+
+
+class ZeroConv2d(_ZeroStart, nn.Conv2d):
+    """As `ZeroConv1d`, for images."""
+
+
+class ZeroConv3d(_ZeroStart, nn.Conv3d):
+    """As `ZeroConv1d`, for clips."""
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:
@@ -82,11 +142,16 @@ def fold_norm(conv: nn.Module, norm: nn.Module) -> None:
     >>> torch.allclose(conv(x), before, atol=1e-6)
     True
 
+    A weight that something of torch's computes (spectral norm, weight norm, pruning) becomes a plain one.
+
     Raises:
-        ValueError: for a batch norm that keeps no statistics.
+        ValueError: for another kind of norm, a batch norm that keeps no statistics, or a weight that
+            something else computes.
     """
     assert isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    assert isinstance(norm, _BatchNorm | FrozenBatchNorm)
+    if not isinstance(norm, _BatchNorm | FrozenBatchNorm):
+        raise ValueError(f"only a batch norm can be taken into a convolution, not a {type(norm).__name__}")
+    _make_plain(conv)
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("the norm keeps no running statistics (track_running_stats=False): none to fold")
     factor = (norm.running_var + norm.eps).rsqrt()
@@ -96,6 +161,28 @@ def fold_norm(conv: nn.Module, norm: nn.Module) -> None:
     shift = (bias - norm.running_mean) * factor
     conv.bias = nn.Parameter(shift if norm.bias is None else shift + norm.bias)
     conv.weight.mul_(factor.view(-1, *(1,) * (conv.weight.dim() - 1)))
+
+
+def _make_plain(conv: nn.Module) -> None:
+    """Let the weight and bias be parameters of their own, equal to what computes them now."""
+    if parametrize.is_parametrized(conv):
+        parametrizations = conv.parametrizations
+        assert isinstance(parametrizations, nn.ModuleDict)
+        for name in list(parametrizations):
+            with torch.enable_grad():  # else torch leaves a tensor that is no parameter
+                parametrize.remove_parametrizations(conv, name, leave_parametrized=True)
+    for hook in list(conv._forward_pre_hooks.values()):  # as torch did it before parametrizations
+        if isinstance(hook, BasePruningMethod):
+            prune.remove(conv, hook._tensor_name)  # type: ignore[no-untyped-call]
+        elif isinstance(hook, SpectralNorm):
+            remove_spectral_norm(conv, hook.name)
+        elif isinstance(hook, WeightNorm):
+            remove_weight_norm(conv, hook.name)
+    if conv._parameters.get("weight") is None:
+        raise ValueError(
+            "the weight of the convolution is computed by something that is not torch's; make it a plain "
+            "parameter before the norm is taken into it"
+        )
 
 
 def _frozen(module: nn.Module, name: str, done: dict[nn.Module, nn.Module]) -> nn.Module:

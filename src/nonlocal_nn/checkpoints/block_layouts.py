@@ -68,7 +68,9 @@ class BlockLayout:
         for role, pattern in self.roles.items():
             suffixes = self.norm if role == "norm" else self.conv
             if role == "w_f":
-                suffixes = {"": "" if pattern == "w_f" else self.conv["weight"]}
+                suffixes = (
+                    {"": ""} if pattern == "w_f" else {"": self.conv["weight"], "bias": self.conv["bias"]}
+                )
             for tensor, suffix in suffixes.items():
                 ours = f"{role}.{tensor}" if tensor else role
                 for name in pattern.split("|"):
@@ -138,6 +140,14 @@ NONLOCAL_PYTORCH = BlockLayout(
     subsample="named",
     subsample_at="embedding",
 )
+TEA1528 = BlockLayout(
+    name="tea1528",
+    owner="tea1528's Non-Local-NN-Pytorch",
+    roles={"theta": "theta", "phi": "phi", "g": "g", "W_z": "W_z.0", "norm": "W_z.1", "w_f": "W_f.0"},
+    pairwise=("embedded_gaussian", "dot_product", "gaussian", "concatenation"),
+    scaled=(),
+    subsample=False,
+)
 RESNET3D = BlockLayout(
     name="pytorch-resnet3d",
     owner="pytorch-resnet3d",
@@ -163,7 +173,7 @@ OURS = BlockLayout(
     subsample_at="embedding",
 )
 
-BLOCK_LAYOUTS = (PYSLOWFAST, CAFFE2, MMACTION2, NONLOCAL_PYTORCH, RESNET3D, TIMM, OURS)
+BLOCK_LAYOUTS = (PYSLOWFAST, CAFFE2, MMACTION2, NONLOCAL_PYTORCH, TEA1528, RESNET3D, TIMM, OURS)
 
 
 def find_blocks(state: Mapping[str, Tensor]) -> dict[str, FoundBlock]:

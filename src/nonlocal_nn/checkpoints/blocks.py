@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.blocks.norm import FrozenBatchNorm
 from nonlocal_nn.blocks.options import BlockOptions
-from nonlocal_nn.checkpoints.block_layouts import FoundBlock, find_blocks
+from nonlocal_nn.checkpoints.block_layouts import OURS, FoundBlock, find_blocks
 from nonlocal_nn.checkpoints.fill import filled_model
 from nonlocal_nn.checkpoints.recognise import (
     Hints,
@@ -35,44 +35,67 @@ def build_blocks(
     if not found:
         names = ", ".join(list(state)[:4])
         raise ValueError(f"{path} has no non-local block that we know; its tensors are named {names}, ...")
-    groups = _groups(found, state, hints)
-    return {
-        prefix: _filled(
-            block, f"{path}{f', block {prefix}' if prefix else ''}", groups[prefix], hints, partial
-        )
-        for prefix, block in found.items()
+    said = getattr(state, "block_options", {})  # by our own blocks, in the metadata of their state dict
+    known = {
+        prefix: said[prefix] for prefix, block in found.items() if block.layout is OURS and prefix in said
     }
+    groups = _groups(found, state, hints)
+    guessed = [p for p, block in found.items() if block.layout is OURS and p not in known]
+    if guessed:
+        _say_what_is_assumed(path, guessed, hints)
+    blocks = {}
+    for prefix, block in found.items():
+        what = f"{path}{f', block {prefix}' if prefix else ''}"
+        if prefix in known:
+            blocks[prefix] = _of_options(block, known[prefix], what, hints, partial)
+        else:
+            blocks[prefix] = _filled(block, what, groups[prefix], hints, partial)
+    return blocks
 
 
-def block_header(block: NonLocalBlock) -> dict[str, Any]:
-    """What a file says of the block beside its weights; JSON can hold it.
+def _of_options(
+    found: FoundBlock, options: Mapping[str, Any], what: str, hints: Hints, partial: bool
+) -> NonLocalBlock:
+    """The block that its own options describe; a hint that says otherwise is an error."""
+    for name, value in hints.of_blocks().items():
+        if options.get(name) != value:
+            raise ValueError(f"hint {name}={value!r} contradicts {what}, which says {options.get(name)!r}")
+    return filled_model(
+        lambda: block_of_header(options), found.tensors, {}, found.left, what, partial=partial
+    )[0]
 
-    Raises:
-        ValueError: it has a scale that no option gives.
-    """
-    if block.scale not in (1.0, block.scale_of_product):
-        raise ValueError(f"the block scales by {block.scale}; only {block.scale_of_product:g} can be written")
-    frozen = isinstance(block.norm, FrozenBatchNorm)
-    options = dataclasses.replace(
-        block.options,
-        inner_channels=block.inner_channels,
-        scale=block.scale != 1.0,
-        norm=None if block.norm is None else "frozen" if frozen else "batch",
-    )
-    return {"channels": block.channels, **options.to_file()}
+
+def _say_what_is_assumed(path: str | Path, prefixes: Sequence[str], hints: Hints) -> None:
+    """Tensors do not tell these options of our own blocks: said, so that nobody takes them for read."""
+    defaults = {f.name: f.default for f in dataclasses.fields(BlockOptions)}
+    open_options = ("pairwise", "subsample", "subsample_at", "span", "temporal_groups", "scale")
+    given = hints.of_blocks()
+    assumed = ", ".join(f"{name}={defaults[name]!r}" for name in open_options if name not in given)
+    if assumed:
+        names = ", ".join(map(repr, prefixes[:3])) + (" ..." if len(prefixes) > 3 else "")
+        warnings.warn(
+            f"{path} does not say the options of its blocks ({names}): where tensors do not tell, {assumed} "
+            "is assumed. Give hints, or save with nl.save_model or torch.save(model.state_dict(), ...), "
+            "which keep them",
+            stacklevel=4,
+        )
 
 
 def block_of_header(header: object) -> NonLocalBlock:
-    """Build the block that `block_header` described.
+    """Build the block that `NonLocalBlock.header` described.
 
     Raises:
         ValueError: it describes no block, or one of a pairwise function that is not known here.
     """
     values = dict(header) if isinstance(header, Mapping) else {}
+    eps = values.pop("norm_eps", None)  # in the metadata of a state dict
     channels = values.pop("channels", None)
     if isinstance(channels, bool) or not isinstance(channels, int):
         raise ValueError(f"a block is described by its channels and options, not by {str(header)[:200]}")
-    return NonLocalBlock(channels, **BlockOptions.from_file(values).arguments())
+    block = NonLocalBlock(channels, **BlockOptions.from_file(values).arguments())
+    if block.norm is not None and isinstance(eps, float):
+        block.norm.eps = eps  # type: ignore[assignment]
+    return block
 
 
 def _groups(found: Mapping[str, FoundBlock], state: Mapping[str, Tensor], hints: Hints) -> dict[str, int]:
@@ -103,6 +126,10 @@ def _filled(found: FoundBlock, what: str, groups: int, hints: Hints, partial: bo
     channels, inner, dims = int(out.shape[0]), int(out.shape[1]), out.dim() - 2
     if "w_f" in tensors:
         tensors["w_f"] = tensors["w_f"].flatten()
+    bias = tensors.pop("w_f.bias", None)
+    if bias is not None:  # ReLU(a_i + b_j + bias): a_i takes it, by a theta moved along its half of w_f
+        half = tensors["w_f"][:inner]
+        tensors["theta.bias"] = tensors["theta.bias"] + half * (bias / half.square().sum())
     if scale and layout.scale_by == "channels":
         # Ours scales by the inner length; theirs goes into theta, where it is the same product.
         for name in ("theta.weight", "theta.bias"):
@@ -123,8 +150,9 @@ def _filled(found: FoundBlock, what: str, groups: int, hints: Hints, partial: bo
             inner,
             pairwise=pairwise,
             dims=dims,
-            subsample=found.subsample,
-            subsample_at=layout.subsample_at,
+            subsample=found.subsample if hints.subsample is None else hints.subsample,
+            subsample_at=hints.subsample_at or layout.subsample_at,
+            span=hints.span or "spacetime",
             temporal_groups=groups,
             scale=scale,
             norm="frozen" if folded and layout.name == "caffe2" else "batch" if normed else None,

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
+from nonlocal_nn.blocks.options import Span, SubsampleAt
 from nonlocal_nn.checkpoints.block_layouts import find_blocks
 from nonlocal_nn.checkpoints.blocks import block_of_header, build_blocks
 from nonlocal_nn.checkpoints.fill import filled_model
@@ -17,7 +18,7 @@ from nonlocal_nn.checkpoints.layouts import LAYOUTS, Layout
 from nonlocal_nn.checkpoints.native import checkpoint_file, read_any_checkpoint, read_checkpoint
 from nonlocal_nn.checkpoints.recognise import Hints, implied_values, infer_spec, network_layout, to_ours
 from nonlocal_nn.checkpoints.report import LoadReport, compare
-from nonlocal_nn.checkpoints.safe_read import is_safetensors, read_state_dict
+from nonlocal_nn.checkpoints.safe_read import is_safetensors, read_state_dict, without_first_name
 from nonlocal_nn.models.build import build_model
 from nonlocal_nn.models.spec import VideoResNetSpec
 from nonlocal_nn.models.video_resnet import VideoResNet
@@ -84,6 +85,9 @@ def load_blocks(
     pairwise: str | None = None,
     scale: bool | None = None,
     temporal_groups: Mapping[str, int] | None = None,
+    subsample: bool | None = None,
+    subsample_at: SubsampleAt | None = None,
+    span: Span | None = None,
 ) -> dict[str, NonLocalBlock]:
     """Every non-local block in any network's checkpoint, by the name of its module there; in eval mode.
 
@@ -96,8 +100,11 @@ def load_blocks(
     {'mine': 'gaussian'}
 
     The network around them can be anyone's. Blocks of PySlowFast, the authors' Caffe2 code, mmaction2 (mmcv),
-    Non-local_pytorch, pytorch-resnet3d, timm and ours are known by the names of their parts. DataParallel's
-    "module." is taken off. Hints are as for `load_model`; temporal_groups may name a block or a stage.
+    Non-local_pytorch, tea1528, pytorch-resnet3d, timm and ours are known by the names of their parts. What
+    DataParallel and torch.compile put before the names is taken off. Our own blocks' options come with
+    torch.save(model.state_dict(), ...); where they are lost (safetensors, a state dict made anew) what is
+    assumed is said in a warning. Hints are as for `load_model` and `NonLocalBlock`, and hold for all blocks;
+    temporal_groups may name a block or a stage.
 
     Raises:
         FileNotFoundError: no such file.
@@ -105,7 +112,15 @@ def load_blocks(
             contradicts it.
     """
     path = checkpoint_file(path)
-    hints = Hints(None, pairwise, scale, temporal_groups)
+    hints = Hints(
+        None,
+        pairwise,
+        scale,
+        temporal_groups,
+        subsample=subsample,
+        subsample_at=subsample_at,
+        span=span,
+    )
     if is_safetensors(path):
         tensors, header = read_any_checkpoint(path)
         if header is not None and "spec" in header:
@@ -114,10 +129,7 @@ def load_blocks(
         if header is not None and "block" in header:
             block = _native(tensors, header, path, hints, partial=False)
             return {"": block} if isinstance(block, NonLocalBlock) else {}
-        state: Mapping[str, Tensor] = tensors
-    else:
-        state = read_state_dict(path)
-    return build_blocks(state, path, hints)
+    return build_blocks(read_state_dict(path), path, hints)
 
 
 def load_weights(model: VideoResNet, path: str | Path, *, partial: bool = False) -> LoadReport:
@@ -231,6 +243,9 @@ def _published(
     if layout is not None:
         return _network(state, path, layout, hints, partial=partial)
     blocks = find_blocks(state)
+    inner = None if blocks else without_first_name(state)
+    if inner is not None and (network_layout(inner) is not None or find_blocks(inner)):
+        return _published(inner, path, hints, partial=partial)  # "model.", "net.": the owner's own wrapper
     if not blocks:
         raise ValueError(_unknown(state, path))
     if len(blocks) > 1 or len(next(iter(blocks.values())).names) < len(state):

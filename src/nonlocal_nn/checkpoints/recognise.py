@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nonlocal_nn.blocks.options import Span, SubsampleAt
 from nonlocal_nn.checkpoints.layouts import IMAGE, LAYOUTS, RESNET3D, Layout
 from nonlocal_nn.models.catalog import SPECS
 from nonlocal_nn.models.spec import STEMS, VideoResNetSpec
@@ -32,6 +33,14 @@ class Hints:
     scale: bool | None = None
     temporal_groups: Mapping[str, int] | None = None
     inflation: str | None = None
+    subsample: bool | None = None
+    subsample_at: SubsampleAt | None = None
+    span: Span | None = None
+
+    def of_blocks(self) -> dict[str, Any]:
+        """Those given that are options of a block, temporal_groups (by block) left out."""
+        names = ("pairwise", "scale", "subsample", "subsample_at", "span")
+        return {name: value for name, value in self.given().items() if name in names}
 
     def given(self) -> dict[str, Any]:
         """The hints that were given."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +20,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nonlocal_nn._files import BLOCK_OPTIONS_KEY
 from nonlocal_nn.checkpoints.pickle_machine import read_pickle
 from nonlocal_nn.checkpoints.pickled_arrays import PickledArray, PickleError, find_arrays
 
-_WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model")
-_PREFIXES = ("module.",)  # DataParallel's
+# Keys under which a checkpoint keeps the weights, beside the optimizer's state and such; averaged weights
+# (EMA) are taken only where there are no others.
+_WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "net", "network", "weights", "params")
+_AVERAGED = ("params_ema", "model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "ema")
+# What DataParallel, torch.compile, DeepSpeed and FSDP put into names.
+_WRAPPED = ("module.", "_orig_mod.", "_forward_module.", "_fsdp_wrapped_module.")
 
 # A pickle of torch.save before its zip files starts with this number.
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -144,19 +150,90 @@ def _to_tensor(array: PickledArray, path: Path) -> Tensor:
     return torch.from_numpy(values)
 
 
+class StateDict(dict[str, Tensor]):
+    """Tensors by name, and what the state dict said of our own blocks.
+
+    Attributes:
+        block_options: by the name of a block, what `NonLocalBlock.header` gave when it was saved.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], block_options: Mapping[str, Any]) -> None:
+        super().__init__(tensors)
+        self.block_options = dict(block_options)
+
+
+def without_first_name(state: StateDict | Mapping[str, Tensor]) -> StateDict | None:
+    """The state dict without the first part of all names, if it is the same in all; else None.
+
+    >>> list(without_first_name(StateDict({"net.fc.weight": torch.zeros(1)}, {})))
+    ['fc.weight']
+    """
+    firsts = {name.partition(".")[0] for name in state}
+    if len(firsts) != 1 or not all("." in name for name in state):
+        return None
+    start = f"{firsts.pop()}."
+    options = getattr(state, "block_options", {})
+    return StateDict(
+        {name.removeprefix(start): tensor for name, tensor in state.items()},
+        {name.removeprefix(start): said for name, said in options.items()},
+    )
+
+
+def _weights_in(content: Any, path: Path) -> Any:
+    """What lies inside the dictionaries around the weights, however many there are."""
+    while isinstance(content, Mapping):
+        inside = [key for key in (*_WRAPPERS, *_AVERAGED) if _may_hold_weights(content.get(key))]
+        if not inside:
+            break
+        if len(inside) > 1:
+            warnings.warn(
+                f"{path} holds several sets of weights, {', '.join(inside)}; {inside[0]!r} is read",
+                stacklevel=5,
+            )
+        content = content[inside[0]]
+    return content
+
+
+def _may_hold_weights(content: Any) -> bool:
+    return isinstance(content, Mapping) and any(isinstance(x, Tensor | Mapping) for x in content.values())
+
+
+def _plain_name(name: str) -> str:
+    """The name without what wrappers put into it, at its start or within."""
+    for part in _WRAPPED[1:]:
+        name = name.replace(part, "")
+    return name
+
+
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    content = _weights_in(content, path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors by name")
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no tensors; its keys are {', '.join(map(str, list(content)[:8]))}")
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+    about = getattr(content, "_metadata", None)
+    options = {
+        str(name): said[BLOCK_OPTIONS_KEY]
+        for name, said in (about.items() if isinstance(about, Mapping) else ())
+        if isinstance(said, Mapping) and isinstance(said.get(BLOCK_OPTIONS_KEY), Mapping)
+    }
+    tensors = _renamed(tensors, path)
+    options = {_plain_name(f"{name}."): said for name, said in options.items()}
+    while all(name.startswith(_WRAPPED[0]) for name in tensors):
+        tensors = {name.removeprefix(_WRAPPED[0]): tensor for name, tensor in tensors.items()}
+        options = {name.removeprefix(_WRAPPED[0]): said for name, said in options.items()}
+    return StateDict(tensors, {name.removesuffix("."): said for name, said in options.items()})
+
+
+def _renamed(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if plain.setdefault(_plain_name(name), tensor) is not tensor:
+            raise ValueError(
+                f"{path}: two tensors are {_plain_name(name)} without what wrappers add to names"
+            )
+    return plain
 
 
 def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from nonlocal_nn._modes import meta_init
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
-from nonlocal_nn.checkpoints.blocks import block_header
 from nonlocal_nn.checkpoints.native import write_checkpoint
 from nonlocal_nn.models.build import build_model
 from nonlocal_nn.models.video_resnet import VideoResNet
@@ -44,7 +43,7 @@ def save_model(
 
 def _block_header(block: NonLocalBlock) -> dict[str, Any]:
     eps = getattr(block.norm, "eps", None)
-    return {"block": block_header(block), "norm_eps": eps, "metadata": {}}
+    return {"block": block.header(), "norm_eps": eps, "metadata": {}}
 
 
 def _network_header(model: VideoResNet) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def insert_blocks(
             part. After a block there can be another: "layer2.1.nonlocal_block". A layer with weights that
             runs several times in a forward pass gets one block, which runs each time.
         dims: 1, 2 or 3 position axes; None: as the layer's output has, which must be as many as the input's.
+            Given, it also says that the axes are (batch, channels, *positions) where nothing else tells.
         inner_channels, pairwise, subsample, subsample_at, span, temporal_groups, scale, norm, init: of every
             block, see `NonLocalBlock`.
         memory_budget: of every block, too.
@@ -153,7 +154,6 @@ def apply_block(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
 
 def _places(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
     """For every name the layer that gets the block: itself, or the last part of a plain Sequential."""
-    _refuse_wrapped(model)
     if not names:
         raise ValueError("after names no layer; give at least one, such as after=['layer3.4']")
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -163,6 +163,7 @@ def _places(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
         if not isinstance(name, str) or not name or name not in modules:
             raise ValueError(_no_such_layer(name, [known for known in modules if known]))
         place = _last_part(name, modules[name])
+        _refuse_wrapped(place, modules)
         layer = modules[place]
         if layer in taken:
             raise ValueError(
@@ -179,8 +180,12 @@ def _places(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
     return places
 
 
-def _refuse_wrapped(model: nn.Module) -> None:
-    for name, module in model.named_modules():
+def _refuse_wrapped(place: str, modules: dict[str, nn.Module]) -> None:
+    """Refuse a layer that is, or stands inside, something that has looked at the network already."""
+    parts = place.split(".")
+    for end in range(len(parts) + 1):
+        name = ".".join(parts[:end])
+        module = modules[name]
         where = f"the model's part {name!r}" if name else "the model"
         for kind in type(module).__mro__:
             if kind.__name__ in _WRAPPERS:
@@ -195,7 +200,11 @@ def _refuse_wrapped(model: nn.Module) -> None:
 
 
 def _last_part(name: str, layer: nn.Module) -> str:
-    while type(layer).forward is nn.Sequential.forward and len(layer._modules):
+    while (
+        not isinstance(layer, ScriptModule)
+        and type(layer).forward is nn.Sequential.forward
+        and len(layer._modules)
+    ):
         child, part = list(layer._modules.items())[-1]
         assert part is not None
         name, layer = f"{name}.{child}", part
@@ -223,6 +232,13 @@ def _dims(name: str, output: LayerOutput, dims: int | None) -> int:
         raise ValueError(
             f"layer {name!r} gives out {output.shape}, {len(output.shape)} axes for an input of "
             f"{output.input_axes}; if they are (batch, channels, *positions), say so with dims={axes}"
+        )
+    if dims is None and not output.axes_known:
+        raise ValueError(
+            f"layer {name!r} gives out {output.shape}, and nothing tells which axis is channels: the network "
+            "takes this size alone, and the layer has no convolution or norm of that many. If "
+            f"the axes are (batch, channels, *positions), say so with dims={axes}; a block cannot stand "
+            "where channels come last"
         )
     if dims is not None and dims != axes:
         raise ValueError(f"dims={dims}, but layer {name!r} gives out {output.shape}: dims={axes}")

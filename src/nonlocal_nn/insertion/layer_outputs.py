@@ -11,7 +11,7 @@ torch.Size([1, 2])
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
+from nonlocal_nn.insertion.model_copy import model_copy
 from nonlocal_nn.ops.checks import without_autocast
 
 # A clip or image that most networks take, by the number of axes of their first convolution; the others are
@@ -52,6 +53,8 @@ class LayerOutput:
         dtype, device: where a block after it must compute.
         calls: how often the layer runs in one forward pass.
         input_axes: axes of the network's only input, batch and channels included; None if it takes several.
+        axes_known: something tells that the second axis is channels: it stays where the input grows, or the
+            layer's own parts say so.
     """
 
     shape: tuple[int, ...]
@@ -59,6 +62,7 @@ class LayerOutput:
     device: torch.device
     calls: int
     input_axes: int | None
+    axes_known: bool = True
 
 
 def layer_outputs(
@@ -108,15 +112,17 @@ class _Probe:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
         self.layers = layers
         self.devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-        # deepcopy takes what stands in its memo for a copy made already: no weight is copied.
-        memo: dict[int, Any] = {}
-        if self.mode is not None:
-            for tensor in _tensors(model):
-                memo[id(tensor)] = self.mode.from_tensor(tensor)
-        self.model = copy.deepcopy(model, memo).eval()
+        # No weight is copied: the copy's are fake, or, where it computes, the model's own, which eval mode
+        # and no_grad leave as they are; other tensors may be counters, so they are its own.
+        self.model = model_copy(model, self._tensor).eval()
         self.calls: dict[str, list[Description | str]] = defaultdict(list)
         for name in layers:
             self.model.get_submodule(name).register_forward_hook(self._note(name), prepend=True)
+
+    def _tensor(self, tensor: Tensor) -> Tensor:
+        if self.mode is not None:
+            return self.mode.from_tensor(tensor)
+        return tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
 
     def _note(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def note(_: nn.Module, __: Any, output: Any) -> None:
@@ -172,13 +178,6 @@ class _Counter(nn.Module):
     def forward(self, x: Any) -> Any:
         self.calls += 1
         return x
-
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    for module in model.modules():
-        yield from module.parameters(recurse=False)
-        yield from module.buffers(recurse=False)
-        yield from (value for value in vars(module).values() if isinstance(value, Tensor))
 
 
 def _check_ready(model: nn.Module, example_input: Any) -> None:
@@ -258,15 +257,21 @@ def _check_after_attaching(
     for name, counter in counters.items():
         attach(probe.model.get_submodule(name), counter)
     problem: str | None = None
+    seen: dict[str, list[Description | str]] = {}  # what the layers gave out on a larger input
     for trial in _trials(arguments, probe.mode):
         for counter in counters.values():
             counter.calls = 0
+        larger = isinstance(trial, _Blank)
         try:
             probe.run(trial)
         except Exception as error:  # a larger input need not fit; the same one must
             problem = _first_line(error)
+            if larger:  # what ran before it failed tells as much
+                seen = {name: list(probe.calls[name]) for name in outputs}
         else:
             problem = None
+            if larger:
+                seen = {name: list(probe.calls[name]) for name in outputs}
             break
     for name, output in outputs.items():
         layer = probe.model.get_submodule(name)
@@ -275,15 +280,33 @@ def _check_after_attaching(
                 f"layer {name!r} ({type(layer).__name__}) runs everything that is put into it, so a block "
                 f"there would run twice; name a layer inside it{_children(name, layer)}, or the one after it"
             )
-        for call in probe.calls[name]:
-            if problem is None and not isinstance(call, str) and call[0][1] != output.shape[1]:
+        for call in seen.get(name, ()):
+            if not isinstance(call, str) and call[0][1] != output.shape[1]:
                 raise ValueError(
                     f"layer {name!r} ({type(layer).__name__}) gives out {output.shape} and, for a larger "
                     f"input, {call[0]}: its second axis is not channels. A block needs "
                     "(batch, channels, *positions)"
                 )
+        if not seen.get(name):
+            outputs[name] = dataclasses.replace(output, axes_known=_channels_come_first(layer, output.shape))
     if problem is not None:
         raise ValueError(f"the model does not run with something put after {', '.join(outputs)}: {problem}")
+
+
+def _channels_come_first(layer: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether the parts of a layer say that its output has channels second: convolutions or norms of as many.
+
+    Linear layers and layer norms of the last axis's size say the opposite.
+    """
+    first = last = False
+    for part in layer.modules():
+        for name in ("out_channels", "num_features", "num_channels", "channels"):
+            first |= getattr(part, name, None) == shape[1]
+        if isinstance(part, nn.Linear):
+            last |= part.out_features == shape[-1]
+        if isinstance(part, nn.LayerNorm):
+            last |= tuple(part.normalized_shape) == shape[-1:]
+    return first and not last
 
 
 def _trials(arguments: Any, mode: FakeTensorMode | None) -> Iterator[Any]:
