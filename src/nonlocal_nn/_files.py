@@ -10,14 +10,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 _ABANDONED_SECONDS = 3600.0
+_NO_ROOM_BYTES = 2**16
 
 # Under which a state dict's metadata keeps the options of a non-local block.
 BLOCK_OPTIONS_KEY = "nonlocal_nn"
@@ -35,13 +39,35 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     # two writers of one path do not share it
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        write(partial)
+        with partial.open("xb") as made:  # its mode is that of any new file, whatever `write` makes of it
+            mode = os.fstat(made.fileno()).st_mode & 0o777
+        try:
+            write(partial)
+        except Exception as error:
+            _say_if_full(error, path)
+            raise
+        partial.chmod(mode)
         with partial.open("rb+") as written:
             os.fsync(written.fileno())
         partial.replace(path)  # atomic: until here the file that was there before is untouched
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _say_if_full(error: Exception, path: Path) -> None:
+    """Raise the system's own error where a library reports a full disk in words of its own."""
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.filename is None:
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        return
+    if shutil.disk_usage(path.parent).free < _NO_ROOM_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+
+def open_text(path: Path) -> TextIO:
+    """A text file to write, UTF-8, in which any file name can stand; csv wants its line ends as they are."""
+    return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def _remove_abandoned(path: Path) -> None:

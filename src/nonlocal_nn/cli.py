@@ -13,6 +13,7 @@ Exit codes: 0 done; 1 done in part (the command's help says when); 2 wrong optio
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -21,10 +22,12 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args, get_origin, get_type_hints
 
 from nonlocal_nn import __version__
+from nonlocal_nn._config_files import Hidden, as_words, read_config
 from nonlocal_nn._names import nearest_names
 
 if TYPE_CHECKING:
@@ -99,6 +102,8 @@ COMMANDS = {
     ),
 }
 
+# What may be said in one line; `_is_about_input` decides.
+_EXPECTED = (ValueError, OSError, ArgumentError, ImportError, RuntimeError, ArithmeticError, MemoryError)
 _VALUELESS = ("-h", "--help", "--print_config")
 
 
@@ -111,8 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("NONLOCAL_DEBUG", "") not in ("", "0")
     words = [word for word in words if word != "--debug"]
+    _let_streams_print_anything()
+    hidden = Hidden()
     try:
-        return _run(words)
+        return _run(words, hidden)
     except SystemExit as done:  # training stopped by a signal says so itself and leaves with its own code
         return int(done.code or 0)
     except KeyboardInterrupt:
@@ -122,14 +129,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The output has been closed (`nonlocal models | head`). Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, OSError, ArgumentError, ImportError, RuntimeError) as error:
+    except _EXPECTED as error:
         if debug or not _is_about_input(error):
             raise
-        _say(f"error: {_one_line(error)}")
-        return 2
+        _say(f"error: {hidden.show(_one_line(error))}")
+        return int(getattr(error, "exit_code", 1 if _is_full_disk(error) else 2))
 
 
-def _run(words: list[str]) -> int:
+def _let_streams_print_anything() -> None:
+    """File names may hold what a console cannot show: print that escaped rather than not at all."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None and stream.errors == "strict":
+            reconfigure(errors="backslashreplace")
+
+
+def _run(words: list[str], hidden: Hidden) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0 if words else 2
@@ -146,18 +161,51 @@ def _run(words: list[str]) -> int:
     options_type = _load(command.options)
     types = _option_types(options_type)
     parser = _parser(name, command, options_type)
+    canonical = _canonical(rest, types, command.positional, hidden)
     try:
-        parsed = parser.parse_args(_canonical(rest, types, command.positional))
+        parsed = parser.parse_args(_configs_read(canonical, types, hidden))
     except SystemExit as done:  # --help and --print_config end so
         return int(done.code or 0)
     except ArgumentError as error:
         raise ValueError(_explained(error, name, types)) from error
-    values = parser.instantiate(parsed).as_dict()
+    values = _shown(parser.instantiate(parsed).as_dict(), hidden)
     values.pop("config", None)
     body: Callable[[Any], int] = _load(command.body)
     with warnings.catch_warnings():
         warnings.showwarning = _say_warning
         return body(options_type(**values))
+
+
+def _shown(values: dict[str, Any], hidden: Hidden) -> dict[str, Any]:
+    """The options with all texts as they were given, those of nested dataclasses, too."""
+    for name, value in values.items():
+        if is_dataclass(value) and not isinstance(value, type):
+            shown = {spec.name: hidden.show(getattr(value, spec.name)) for spec in fields(value)}
+            values[name] = replace(value, **shown)
+        else:
+            values[name] = hidden.show(value)
+    return values
+
+
+def _configs_read(words: Sequence[str], types: dict[str, Any], hidden: Hidden) -> list[str]:
+    """The words, each --config FILE replaced by what the file holds."""
+    said = {word.partition("=")[0] for word in words}
+    result = []
+    for word in words:
+        option, _, path = word.partition("=")
+        if option != "--config":
+            result.append(word)
+            continue
+        file = Path(hidden.show(path))
+        values = read_config(file)
+        resumes = values.get("resume") is True or any(w.lower() == "--resume=true" for w in words)
+        if resumes and "--out" not in said and "out" in values and (file.parent / "checkpoints").is_dir():
+            # A run's own config.yaml describes the run it lies in, wherever that was moved to.
+            if Path(str(values["out"])).resolve() != file.parent.resolve():
+                _say(f"the run of {file} was moved here from {values['out']}: going on in {file.parent}")
+            values["out"] = str(file.parent)
+        result.append(f"--config={as_words(values, types, hidden)}")
+    return result
 
 
 def _parser(name: str, command: Command, options_type: type) -> ArgumentParser:
@@ -197,11 +245,13 @@ def _option_types(options_type: type, prefix: str = "--") -> dict[str, Any]:
     return types
 
 
-def _canonical(words: Sequence[str], types: dict[str, Any], positional: str | None) -> list[str]:
+def _canonical(
+    words: Sequence[str], types: dict[str, Any], positional: str | None, hidden: Hidden
+) -> list[str]:
     """The words as the parser wants them: full option names with underscores, each with its value.
 
     >>> types = {"--videos": list[str], "--json": bool, "--optim.lr": float}
-    >>> _canonical(["a.mp4", "--json", "--lr", "0.1", "b.mp4"], types, "videos")
+    >>> _canonical(["a.mp4", "--json", "--lr", "0.1", "b.mp4"], types, "videos", Hidden())
     ['--json=true', '--optim.lr=0.1', '--videos=["a.mp4", "b.mp4"]']
 
     Files given by --config come first, so that whatever stands on the command line wins over them; what
@@ -226,7 +276,8 @@ def _canonical(words: Sequence[str], types: dict[str, Any], positional: str | No
                 equals, value = "=", "true"
             elif left:
                 equals, value = "=", left.pop(0)
-        (configs if option == "--config" else canonical).append(option + equals + value)
+        (configs if option == "--config" else canonical).append(option + equals + hidden.hide(value))
+    alone = [hidden.hide(word) for word in alone]
     if alone and positional:
         if get_origin(types[f"--{positional}"]) is list:
             alone = [json.dumps(alone)]
@@ -307,7 +358,13 @@ def _load(place: str) -> Any:
 def _is_about_input(error: Exception) -> bool:
     """Whether one line says enough; a RuntimeError needs its traceback unless it is ours or a full memory."""
     ours = type(error).__module__.startswith("nonlocal_nn")
-    return not isinstance(error, RuntimeError) or ours or type(error).__name__ == "OutOfMemoryError"
+    if isinstance(error, RuntimeError | ArithmeticError):
+        return ours or type(error).__name__ == "OutOfMemoryError"
+    return True
+
+
+def _is_full_disk(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _one_line(error: Exception) -> str:
@@ -315,6 +372,8 @@ def _one_line(error: Exception) -> str:
         return f"this command needs the package {error.name}: pip install 'nonlocal-nn[demo]'"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"out of memory{': ' if str(error) else ''}{error}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from nonlocal_nn._files import open_text, write_whole
 from nonlocal_nn.commands.trained import Trained, load_trained, scoring_of, views_of
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.manifest import read_manifest
@@ -74,9 +75,10 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
         "test_seconds": round(seconds, 2),
     }
     _write_files(out, config, manifest, trained, result, skipped)
-    (out / "results.json").write_text(
-        json.dumps(results, indent=2) + "\n"
-    )  # last: a folder that has it is whole
+    text = json.dumps(results, indent=2) + "\n"
+    write_whole(
+        out / "results.json", lambda partial: partial.write_text(text)
+    )  # last: a folder with it is whole
     return out, results
 
 
@@ -105,7 +107,8 @@ def _write_files(
 ) -> None:
     import yaml  # type: ignore[import-untyped]
 
-    (out / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    text = yaml.safe_dump(asdict(config), sort_keys=False)
+    write_whole(out / "config.yaml", lambda partial: partial.write_text(text))
     _write_skipped(out, skipped)
     if config.predictions != "none":
         paths = [record.path for record in manifest.records]
@@ -113,7 +116,7 @@ def _write_files(
 
 
 def _write_skipped(out: Path, skipped: Iterable[Problem]) -> None:
-    with (out / "skipped.csv").open("w", newline="") as stream:
+    with open_text(out / "skipped.csv") as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", "reason"])
         writer.writerows(skipped)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nonlocal_nn._text import read_text
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.labels import LabelReading, decide_labels, number_of
 from nonlocal_nn.data.lists import LABEL_COLUMNS, PATH_COLUMNS, read_list_lines
 from nonlocal_nn.data.records import Manifest, ManifestKind, VideoRecord, find_file, look_through
-from nonlocal_nn.data.text import read_text
 from nonlocal_nn.data.where import RowFilter
 
 __all__ = ["CHARADES_CLASSES", "READERS", "Source", "guess_kind"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nonlocal_nn._names import nearest_names
-from nonlocal_nn.data.text import read_lines
+from nonlocal_nn._text import read_lines
 
 __all__ = ["ClassFile", "LabelReading", "decide_labels", "number_of", "read_class_file", "read_classes"]
 

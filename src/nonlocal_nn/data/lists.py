@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nonlocal_nn._text import read_lines
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.labels import number_of
 from nonlocal_nn.data.records import VIDEO_SUFFIXES, find_file
-from nonlocal_nn.data.text import read_lines
 
 __all__ = ["LABEL_COLUMNS", "PATH_COLUMNS", "ListLine", "read_list_lines", "split_line"]
 

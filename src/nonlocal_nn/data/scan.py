@@ -227,8 +227,8 @@ def _gather(
 
 def _is_text(path: Path) -> bool:
     """Tell a list from a video by its suffix, or, where that says nothing, by its bytes."""
+    from nonlocal_nn._text import first_bytes_are_text
     from nonlocal_nn.data.records import VIDEO_SUFFIXES
-    from nonlocal_nn.data.text import first_bytes_are_text
 
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return False

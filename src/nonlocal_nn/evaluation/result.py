@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nonlocal_nn._files import open_text
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.evaluation.metrics import mean_average_precision, mean_class_accuracy, topk_accuracy
 
@@ -138,7 +139,7 @@ def write_predictions(
             classes=np.array(classes),
         )
     elif file.suffix == ".csv":
-        with file.open("w", newline="", encoding="utf-8") as stream:
+        with open_text(file) as stream:
             writer = csv.writer(stream)
             writer.writerow(["path", "labels", "predicted", *classes])
             for name, labels, row in zip(names, result.labels, result.scores, strict=True):

@@ -30,6 +30,7 @@ from nonlocal_nn._typing import Float
 from nonlocal_nn.data.dataset import Skipped, ViewSample
 from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.errors import Problem
+from nonlocal_nn.data.loading import ways_through
 from nonlocal_nn.data.transforms import normalize
 from nonlocal_nn.evaluation.config import Precision, ScoringConfig
 from nonlocal_nn.evaluation.device import autocast
@@ -135,6 +136,10 @@ def score_video(model: Model, sample: ViewSample, scoring: Scoring = Scoring()) 
     return score_views(model, sample, scoring).mean(dim=0)
 
 
+# All frames of the views of one video: 10 clips of 32 frames of 256 x 456 pixels take 112 MB.
+_LARGEST_VIDEO_BYTES = 128 * 2**20
+
+
 def score_dataset(
     model: Model,
     dataset: ViewSource,
@@ -154,10 +159,11 @@ def score_dataset(
     workers = share if workers is None else workers
     if workers < 0:
         raise ValueError(f"workers = {workers}: 0 or more processes can decode")
+    collate, unpack = ways_through(_as_it_is, _LARGEST_VIDEO_BYTES, workers)
     loader: DataLoader[Any] = DataLoader(
         dataset,  # type: ignore[arg-type]  # any indexable with a length will do
         batch_size=None,
-        collate_fn=_as_it_is,
+        collate_fn=collate,
         num_workers=workers,
         prefetch_factor=1 if workers else None,
     )
@@ -165,7 +171,7 @@ def score_dataset(
     try:
         if workers and device.type == "cpu":
             torch.set_num_threads(max(1, min(threads, available_cores() - workers)))
-        for item in counted(loader, len(dataset), "scoring", shown=progress):
+        for item in counted(map(unpack, loader), len(dataset), "scoring", shown=progress):
             if isinstance(item, Skipped):
                 yield item
             else:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nonlocal_nn._config_files import read_config
 from nonlocal_nn.data.defaults import FLIP, FRAME_STRIDE, MEAN, STD
 from nonlocal_nn.data.records import ManifestKind
 from nonlocal_nn.evaluation.config import Precision
@@ -255,9 +256,7 @@ def save_config(config: TrainConfig, path: Path) -> None:
 
 def load_config(path: Path) -> TrainConfig:
     """Read what `save_config` wrote."""
-    import yaml
-
-    return config_from_dict(yaml.safe_load(path.read_text()))
+    return config_from_dict(read_config(path))
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from nonlocal_nn.data.dataset import ClipBatch, ClipDataset, ViewDataset, collate_samples
+from nonlocal_nn.data.loading import ways_through
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
 from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.inputs import ClipShape, Manifests
@@ -49,10 +50,11 @@ class _Loader(DataLoader[_T]):
     """A DataLoader whose workers can be ended; by itself it waits for the garbage collector."""
 
     _iterator_made: Any = None
+    unpack: Callable[[Any], Any] | None = None
 
     def __iter__(self) -> Any:
         self._iterator_made = super().__iter__()
-        return self._iterator_made
+        return self._iterator_made if self.unpack is None else map(self.unpack, self._iterator_made)
 
     def close(self) -> None:
         shutdown = getattr(self._iterator_made, "_shutdown_workers", None)
@@ -126,13 +128,16 @@ class ClipDataModule(pl.LightningDataModule):
         rank, processes = self._rank()
         share = range(rank, len(self.val), processes)
         size = max(1, self.config.optim.batch_size // (processes * self.config.optim.accumulate))
+        workers = min(self.workers, len(share))
+        collate, unpack = ways_through(collate_centre_clips, self._clip_bytes * size, workers)
         loader: _Loader[CentreClips] = _Loader(
             Subset(self.val, share),  # type: ignore[arg-type]  # CentreClips is what the collate function makes
             batch_size=size,
-            collate_fn=collate_centre_clips,
-            num_workers=min(self.workers, len(share)),
+            collate_fn=collate,
+            num_workers=workers,
             worker_init_fn=ignore_stop_signals,
         )
+        loader.unpack = unpack
         self._loaders.append(loader)
         self._val_loader = loader
         return loader
@@ -153,17 +158,24 @@ class ClipDataModule(pl.LightningDataModule):
             rank=rank,
             processes=processes,
         )
+        collate, unpack = ways_through(collate_samples, self._clip_bytes * batches.part, self.workers)
         loader = _Loader(
             self.train,
             # torch asks for indices; what the sampler gives is handed to the data set as it is
             batch_sampler=cast("Sequence[list[int]]", batches),
-            collate_fn=collate_samples,
+            collate_fn=collate,
             num_workers=self.workers,
             worker_init_fn=ignore_stop_signals,
             pin_memory=torch.cuda.is_available(),
         )
+        loader.unpack = unpack
         self._loaders.append(loader)
         return cast("DataLoader[ClipBatch]", loader)
+
+    @property
+    def _clip_bytes(self) -> int:
+        """What a clip takes on its way from a worker: bytes of RGB pixels."""
+        return 3 * self.train.clip_frames * self.train.transform.crop**2
 
     def _rank(self) -> tuple[int, int]:
         if self.trainer is None:

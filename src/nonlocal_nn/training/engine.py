@@ -156,6 +156,16 @@ def _check_values(config: TrainConfig, videos: int) -> None:
             f"optim.batch_size is {batch_size}, but there are only {videos} training videos: "
             f"set it to {videos} or less"
         )
+    if config.accelerator == "gpu" and not uses_gpu(config):
+        raise ValueError(
+            "accelerator is gpu, but torch finds no GPU here: install a build of torch for it, or take "
+            "--accelerator cpu (or auto)"
+        )
+    if config.precision == "16-mixed" and not uses_gpu(config):
+        raise ValueError(
+            "precision is 16-mixed, which needs a GPU (on a CPU it would become bf16-mixed in silence); take "
+            "--precision bf16-mixed or 32"
+        )
     for name in ("log_every_steps", "nodes"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")

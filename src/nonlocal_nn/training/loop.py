@@ -29,6 +29,14 @@ from nonlocal_nn.training.skipped import SkippedVideos
 from nonlocal_nn.training.task import ClassifierTask
 from nonlocal_nn.training.validate import ValidationStoppedError, validate
 
+_CLIPS_NAMED = 4  # of the batch of a loss that is not finite
+
+
+class LossNotFiniteError(FloatingPointError):
+    """Training has diverged, or its data are broken."""
+
+    exit_code = 1
+
 
 class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints under the name of the class
     """Reports, validates, saves and stops a training run; at its end measures the precise batch norm
@@ -126,9 +134,18 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
             return
         step = trainer.global_step
         last = step == task.plan.total_steps
-        stop, bad, save = processes.maximum(
-            [self._stop_signal(trainer), len(self._pending), self._save_is_due(trainer, step)], task.device
+        stop, bad, save, broken = processes.maximum(
+            [
+                self._stop_signal(trainer),
+                len(self._pending),
+                self._save_is_due(trainer, step),
+                # A look at a number on a GPU makes the step wait: there only before a report or a save.
+                int(task.device.type == "cpu" and task.first_bad_batch() is not None),
+            ],
+            task.device,
         )
+        if broken or save or stop or last or step % self.config.log_every_steps == 0:
+            self._check_losses(trainer, task)
         try:
             if bad:
                 self._report_skipped(trainer)
@@ -202,6 +219,26 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
             self._pending = []
         self.skipped.add(found, warn=trainer.is_global_zero, write=trainer.is_global_zero, training=training)
 
+    def _check_losses(self, trainer: pl.Trainer, task: ClassifierTask) -> None:
+        """Stop all processes where a loss since the last look is not finite; nothing is saved."""
+        own = task.first_bad_batch()
+        task.recent.clear()
+        found = processes.gather([] if own is None else [own])
+        if not found:
+            return
+        step, loss, indices = min(found)
+        records = _data(trainer).train.manifest.records
+        clips = ", ".join(records[index].path for index in indices[:_CLIPS_NAMED])
+        more = f" and {len(indices) - _CLIPS_NAMED} more" if len(indices) > _CLIPS_NAMED else ""
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        last = self.out / LAST
+        kept = f"{last} is of an earlier step" if last.exists() else "there is no checkpoint yet"
+        raise LossNotFiniteError(
+            f"the loss became {loss} at step {step} (learning rate {rate:g}, clips of {clips}{more}). The "
+            "learning rate is probably too high; lower optim.lr, add schedule.warmup or set optim.clip_norm, "
+            f"and look at these videos. Nothing was saved since: {kept}"
+        )
+
     def _report_training(self, trainer: pl.Trainer, task: ClassifierTask) -> None:
         step = trainer.global_step
         sums = processes.total(
@@ -212,11 +249,6 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
         now = time.monotonic()
         loss, clips = sums[0] / sums[2], sums[2]
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss} within the steps up to {step}: the learning rate ({rate:g} here) is "
-                "probably too high; lower optim.lr, add schedule.warmup or set optim.clip_norm"
-            )
         values = {
             "epoch": step / task.plan.steps_per_epoch,
             "lr": rate,

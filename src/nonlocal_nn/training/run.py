@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,12 @@ from nonlocal_nn.training.signals import (
     StopSignals,
     TrainingInterrupted,
     requeue_slurm_job,
+)
+
+# What launchers tell the processes they start.
+_LAUNCHERS = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK"),
+    *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"),
 )
 
 
@@ -53,7 +61,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return results
 
     manifests = read_manifests(config.data)  # the most likely mistakes first, before Lightning loads
-    with StopSignals() as signals:
+    with StopSignals() as signals, without_leftovers(config):
         try:
             from nonlocal_nn.training.engine import run_training
 
@@ -79,6 +87,38 @@ def process_rank() -> int:
     0
     """
     for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        if variable in os.environ:
+        if variable in os.environ and was_launched():
             return int(os.environ[variable])
     return 0
+
+
+def was_launched() -> bool:
+    """Whether torchrun, srun or Lightning started this process as one of several.
+
+    >>> was_launched()
+    False
+    """
+    by_srun = os.environ.get("SLURM_STEP_ID", "").isdigit() and os.environ.get("SLURM_NTASKS", "1") != "1"
+    by_lightning = "MASTER_PORT" in os.environ and "LOCAL_RANK" in os.environ
+    return "TORCHELASTIC_RUN_ID" in os.environ or by_srun or by_lightning
+
+
+@contextmanager
+def without_leftovers(config: TrainConfig) -> Iterator[None]:
+    """Keep what launchers left in the environment from a run on one machine that none of them launched.
+
+    A lone process would take itself for one of several: train without config and messages, or wait for the
+    others.
+    """
+    alone = config.nodes == 1 and not was_launched()
+    left = {name: os.environ.pop(name) for name in _LAUNCHERS if alone and name in os.environ}
+    odd = {name: value for name, value in left.items() if value != ("0" if "RANK" in name else "1")}
+    if odd:
+        names = ", ".join(f"{name}={value}" for name, value in odd.items())
+        sys.stderr.write(
+            f"{names} in the environment, but neither torchrun nor srun started this process: not used\n"
+        )
+    try:
+        yield
+    finally:
+        os.environ.update(left)

@@ -143,7 +143,8 @@ def _check_same(config: TrainConfig, out: Path) -> None:
             f"the run in {out} was started with another configuration, and going on with this one would give "
             "weights that neither describes. Different (run -> now): "
             + "; ".join(changed)
-            + f". Give {path} as --config, or choose another out folder."
+            + f". Give {path} as --config, or choose another out folder. To train longer, start a new run "
+            f"from these weights: --model.weights {out} --out ANOTHER."
         )
 
 

@@ -5,11 +5,12 @@ be.
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from nonlocal_nn._files import write_whole
+from nonlocal_nn._files import open_text, write_whole
 from nonlocal_nn.data.errors import Problem
 
 
@@ -75,23 +76,24 @@ class SkippedVideos:
                 "finds all), or raise data.max_bad_videos."
             )
 
-    def state(self) -> dict[str, list[list[str]]]:
-        """What a checkpoint keeps."""
+    def state(self) -> dict[str, str]:
+        """What a checkpoint keeps, as JSON: torch's safe reader refuses names that are no UTF-8."""
         rows = [[path, reason] for path, reason in self.reasons.items()]
         return {
-            kind: [r for r in rows if (r[0] in self._training) == (kind == "training")]
+            kind: json.dumps([r for r in rows if (r[0] in self._training) == (kind == "training")])
             for kind in ("training", "other")
         }
 
-    def load(self, state: dict[str, list[list[str]]]) -> None:
-        """Restore what `state` returned."""
-        for kind, rows in state.items():
+    def load(self, state: dict[str, str | list[list[str]]]) -> None:
+        """Restore what `state` returned (earlier versions returned lists)."""
+        for kind, kept in state.items():
+            rows: list[list[str]] = json.loads(kept) if isinstance(kept, str) else kept
             self.reasons.update(dict(rows))
             if kind == "training":
                 self._training.update(path for path, _ in rows)
 
     def _write(self, path: Path) -> None:
-        with path.open("w", newline="") as file:
+        with open_text(path) as file:
             writer = csv.writer(file)
             writer.writerow(["path", "reason"])
             writer.writerows(sorted(self.reasons.items()))

@@ -58,6 +58,15 @@ class ClassifierTask(pl.LightningModule):
         self.loss_sum: Tensor | float = 0.0
         self.correct_sum: Tensor | float = 0.0
         self.clips_seen = 0
+        # step, clips (by place in the set) and loss of each batch since the last look at them
+        self.recent: list[tuple[int, Tensor, Tensor]] = []
+
+    def first_bad_batch(self) -> tuple[int, float, list[int]] | None:
+        """Step, loss and clips of the first of the recent batches whose loss is not finite."""
+        for step, indices, loss in self.recent:
+            if not torch.isfinite(loss):
+                return step, float(loss), indices.tolist()
+        return None
 
     def forward(self, clips: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
         """Logits."""
@@ -102,6 +111,7 @@ class ClassifierTask(pl.LightningModule):
         with torch.no_grad():
             count = len(targets)
             self.clips_seen += count
+            self.recent.append((self.trainer.global_step + 1, batch.indices, loss.detach()))
             self.loss_sum = self.loss_sum + loss.detach() * count
             if self.loss_name == "cross_entropy":
                 self.correct_sum = self.correct_sum + (logits.argmax(1) == targets).sum()
