@@ -32,7 +32,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.load(read_text(file), Loader=_strict_loader())
     except yaml.YAMLError as error:
-        raise ValueError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"--config {path}: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

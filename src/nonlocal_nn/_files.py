@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import glob
 import os
 import secrets
@@ -43,16 +44,44 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             mode = os.fstat(made.fileno()).st_mode & 0o777
         try:
             write(partial)
+            partial.chmod(mode)
+            with partial.open("rb+") as written:
+                os.fsync(written.fileno())
         except Exception as error:
             _say_if_full(error, path)
             raise
-        partial.chmod(mode)
-        with partial.open("rb+") as written:
-            os.fsync(written.fileno())
         partial.replace(path)  # atomic: until here the file that was there before is untouched
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def utf8_path(path: str | Path) -> str:
+    """The path, for libraries that read names as UTF-8; of a folder with another name, a detour to it.
+
+    >>> utf8_path("runs/model.safetensors")
+    'runs/model.safetensors'
+
+    Raises:
+        ValueError: the system has no such detours.
+    """
+    file = Path(path)
+    if _is_utf8(str(file)):
+        return str(file)
+    folder, name = (file, "") if file.is_dir() else (file.parent, file.name)
+    if not Path("/proc/self/fd").is_dir() or not _is_utf8(name):
+        raise ValueError(f"{path}: this file cannot be used under a name that is not UTF-8; rename it")
+    return str(Path(f"/proc/self/fd/{_descriptor(folder.resolve())}", name))
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+@functools.cache
+def _descriptor(folder: Path) -> int:
+    """An open descriptor of a folder, kept for as long as the process runs."""
+    return os.open(folder, os.O_RDONLY)
 
 
 def _say_if_full(error: Exception, path: Path) -> None:

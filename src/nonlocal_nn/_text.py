@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import os
 from pathlib import Path
 
-__all__ = ["first_bytes_are_text", "read_lines", "read_text"]
+__all__ = ["as_file_name", "first_bytes_are_text", "printable", "read_lines", "read_text"]
 
 _MARKS = (  # the longer marks first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -40,6 +41,24 @@ def read_text(path: str | Path) -> str:
         return data.decode(encoding, errors="surrogateescape" if encoding.startswith("utf-8") else "strict")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: begins as {encoding}, but is damaged at byte {error.start}") from None
+
+
+def printable(text: str) -> str:
+    r"""The text with a mark for each byte of a file name that is no UTF-8, for pictures and pages.
+
+    >>> printable("caf\udce9.mp4")
+    'caf\ufffd.mp4'
+    """
+    return text.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
+
+
+def as_file_name(text: str) -> str:
+    """A name in a text, as the file system's encoding writes it: not UTF-8 in the C locale.
+
+    >>> as_file_name("list.txt")
+    'list.txt'
+    """
+    return os.fsdecode(text.encode("utf-8", errors="surrogateescape"))
 
 
 def read_lines(path: str | Path) -> list[str]:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nonlocal_nn._files import write_whole
+from nonlocal_nn._files import utf8_path, write_whole
 
 MODEL_FILE = "model.safetensors"
 """The finished model in a run folder."""
@@ -33,7 +33,7 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Ma
     """Write tensors and a header (anything JSON can hold) to `path`, whole or not at all."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {_HEADER: json.dumps(dict(header), sort_keys=True)}
-    write_whole(Path(path), lambda partial: save_file(plain, partial, metadata=metadata))
+    write_whole(Path(path), lambda partial: save_file(plain, utf8_path(partial), metadata=metadata))
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -60,7 +60,7 @@ def read_any_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] |
         ValueError: as `read_checkpoint`.
     """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with safe_open(utf8_path(path), framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:

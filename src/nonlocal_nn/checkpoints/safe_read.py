@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nonlocal_nn._files import BLOCK_OPTIONS_KEY
+from nonlocal_nn._files import BLOCK_OPTIONS_KEY, utf8_path
 from nonlocal_nn.checkpoints.pickle_machine import read_pickle
 from nonlocal_nn.checkpoints.pickled_arrays import PickledArray, PickleError, find_arrays
 
@@ -88,7 +88,7 @@ def _kind(path: Path) -> str:
 
 def _read_safetensors(path: Path) -> Any:
     try:
-        return load_file(path)
+        return load_file(utf8_path(path))
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from nonlocal_nn._progress import percent_bar
+from nonlocal_nn._text import printable
 from nonlocal_nn.commands.predict import find
 from nonlocal_nn.commands.trained import Trained, load_trained
 from nonlocal_nn.data.errors import Problem, VideoError
@@ -65,7 +66,7 @@ def capture_video(path: str, config: ExplainConfig, trained: Trained) -> Capture
         frames=clip.frames,
         frame_seconds=clip.frame_seconds,
         classes=trained.classes,
-        title=Path(path).name,
+        title=printable(Path(path).name),
     )
 
 

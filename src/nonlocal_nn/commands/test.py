@@ -116,10 +116,15 @@ def _write_files(
 
 
 def _write_skipped(out: Path, skipped: Iterable[Problem]) -> None:
-    with open_text(out / "skipped.csv") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "reason"])
-        writer.writerows(skipped)
+    rows = list(skipped)
+
+    def write(partial: Path) -> None:
+        with open_text(partial) as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["path", "reason"])
+            writer.writerows(rows)
+
+    write_whole(out / "skipped.csv", write)
 
 
 def _print_table(results: dict[str, Any]) -> None:

@@ -57,7 +57,8 @@ def ways_through(
         free = shutil.disk_usage(shared).free
         sys.stderr.write(
             f"shared memory ({shared}) has {free / 2**20:.0f} MiB free, batches may take "
-            f"{needed / 2**20:.0f}: they go through pipes, a little slower (docker run --shm-size=1g or --ipc=host gives more)\n"
+            f"{needed / 2**20:.0f}: they go through pipes, a little slower (docker run --shm-size=1g or "
+            "--ipc=host gives more)\n"
         )
     return _Packed(collate), _unpacked
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
+from nonlocal_nn._text import as_file_name
 from nonlocal_nn.data.errors import Problem
 
 # What FFmpeg opens as video by these endings, and people keep videos in.
@@ -221,15 +222,16 @@ def find_videos(folder: str | Path) -> list[Path]:
 
 
 def find_file(name: str, root: Path) -> Path | str:
-    """The file that a list means by a name, or why there is none.
+    r"""The file that a list means by a name, or why there is none.
 
-    Relative names start from `root`; `~` is the home folder; `\\` separates as on Windows where the name as
-    it stands is no file. Where an absolute path of another machine does not exist, its last two parts, then
-    its last, are looked for under root.
+    Relative names start from `root`; `~` is the home folder; a backslash separates, as on Windows, where the
+    name as it stands is no file. Where an absolute path of another machine does not exist, its last two
+    parts, then its last, are looked for under root.
 
     >>> find_file("absent.mp4", Path("."))
     'no such file'
     """
+    name = as_file_name(name)
     try:
         tried = [root / Path(name).expanduser()]
     except RuntimeError:  # ~somebody

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from nonlocal_nn._cores import available_cores
+from nonlocal_nn._files import open_text, write_whole
 from nonlocal_nn._progress import counted
 from nonlocal_nn.data.isolated import run_isolated
 from nonlocal_nn.data.records import ManifestKind
@@ -273,7 +274,8 @@ def scan_command(config: ScanConfig) -> int:
     else:
         _print(report)
     if config.out is not None:
-        _write(report, Path(config.out))
+        out = Path(config.out)
+        write_whole(out, lambda partial: _write(report, partial, as_json=out.suffix == ".json"))
     return 1 if report.of("broken") else 0
 
 
@@ -328,10 +330,9 @@ def _as_json(report: ScanReport) -> dict[str, object]:
     }
 
 
-def _write(report: ScanReport, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        if path.suffix == ".json":
+def _write(report: ScanReport, path: Path, *, as_json: bool) -> None:
+    with open_text(path) as file:
+        if as_json:
             json.dump(_as_json(report), file, indent=2)
         else:
             writer = csv.writer(file)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nonlocal_nn._files import open_text
+from nonlocal_nn._files import open_text, write_whole
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.evaluation.metrics import mean_average_precision, mean_class_accuracy, topk_accuracy
 
@@ -131,22 +131,31 @@ def write_predictions(
         raise ValueError(f"{len(classes)} class names for scores of {result.scores.shape[1]} classes")
     names = [str(paths[index]) for index in result.indices]
     if file.suffix == ".npz":
+        write_whole(file, lambda partial: _write_npz(result, names, classes, partial))
+    elif file.suffix == ".csv":
+        write_whole(file, lambda partial: _write_csv(result, names, classes, partial))
+    else:
+        raise ValueError(f"{file}: predictions are written as .csv or .npz")
+
+
+def _write_npz(result: EvaluationResult, names: list[str], classes: Sequence[str], file: Path) -> None:
+    with file.open("wb") as stream:
         np.savez(
-            file,
+            stream,
             path=np.array(names),
             labels=_targets(result.labels, len(classes)).astype(np.uint8),
             scores=result.scores,
             classes=np.array(classes),
         )
-    elif file.suffix == ".csv":
-        with open_text(file) as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["path", "labels", "predicted", *classes])
-            for name, labels, row in zip(names, result.labels, result.scores, strict=True):
-                truth = "|".join(classes[label] for label in labels)
-                writer.writerow([name, truth, classes[int(row.argmax())], *(f"{score:.6f}" for score in row)])
-    else:
-        raise ValueError(f"{file}: predictions are written as .csv or .npz")
+
+
+def _write_csv(result: EvaluationResult, names: list[str], classes: Sequence[str], file: Path) -> None:
+    with open_text(file) as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "labels", "predicted", *classes])
+        for name, labels, row in zip(names, result.labels, result.scores, strict=True):
+            truth = "|".join(classes[label] for label in labels)
+            writer.writerow([name, truth, classes[int(row.argmax())], *(f"{score:.6f}" for score in row)])
 
 
 def _targets(labels: tuple[tuple[int, ...], ...], classes: int) -> NDArray[np.bool_]:

@@ -92,7 +92,7 @@ def insert_blocks(
             part. After a block there can be another: "layer2.1.nonlocal_block". A layer with weights that
             runs several times in a forward pass gets one block, which runs each time.
         dims: 1, 2 or 3 position axes; None: as the layer's output has, which must be as many as the input's.
-            Given, it also says that the axes are (batch, channels, *positions) where nothing else tells.
+            Given, it also says that the axes are ``(batch, channels, *positions)`` where nothing else tells.
         inner_channels, pairwise, subsample, subsample_at, span, temporal_groups, scale, norm, init: of every
             block, see `NonLocalBlock`.
         memory_budget: of every block, too.

@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from nonlocal_nn._files import write_whole
+from nonlocal_nn._files import utf8_path, write_whole
 from nonlocal_nn.training.config import TrainConfig
 
 _LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
@@ -32,6 +32,7 @@ def make_trainer(
         callback: reports, validates and saves.
         first_step: where training starts; what TensorBoard has from there on is dropped.
     """
+    folder = utf8_path(config.out)
     plugins: list[Any] = [WholeCheckpointIO()]
     if SLURMEnvironment.detect():
         # Lightning would save in the middle of a step; signals.py saves between steps and requeues the job
@@ -48,10 +49,10 @@ def make_trainer(
         # One loader goes through all epochs (sampler.py), so that no epoch waits for workers to start. To
         # Lightning that is a single epoch, always resumed in its middle.
         max_epochs=1,
-        logger=TensorBoardLogger(config.out, name=None, version="tensorboard", purge_step=first_step or None),
+        logger=TensorBoardLogger(folder, name=None, version="tensorboard", purge_step=first_step or None),
         callbacks=[callback],
         plugins=plugins,
-        default_root_dir=config.out,
+        default_root_dir=folder,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         limit_val_batches=0,
@@ -89,7 +90,7 @@ def check_checkpoint(path: Path, fingerprint: str) -> tuple[int, int]:
     Raises:
         ValueError: it belongs to a run with other training videos.
     """
-    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    checkpoint = torch.load(utf8_path(path), map_location="cpu", mmap=True, weights_only=True)
     if checkpoint["nonlocal_nn"]["fingerprint"] != fingerprint:
         raise ValueError(
             "the training videos are not those the run was started with (files were added, removed or "
