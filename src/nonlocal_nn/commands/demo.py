@@ -208,7 +208,7 @@ def quartets_of(predictions: Path) -> ForcedChoice:
     from nonlocal_nn.evaluation.quartets import forced_choice
 
     with np.load(predictions) as read:
-        scores, names = np.log(read["scores"].clip(min=1e-30)), list(read["classes"])
+        scores, names = read["log_scores"], list(read["classes"])
         matching = read["labels"][:, names.index(CLASSES[1])].astype(bool).tolist()
         quartets = [Path(str(path)).stem.partition("_")[0] for path in read["path"]]
     return forced_choice(
@@ -229,7 +229,8 @@ def _print_comparison(runs: list[dict[str, Any]]) -> None:
 
     table = Table(title="Held-out videos: is it the same digit?")
     for name in ("model", "seed", "parameters", "videos right %", "quartets right %", "ties %", "training s"):
-        table.add_column(name, justify="left" if name == "model" else "right")
+        left = name == "model"
+        table.add_column(name, justify="left" if left else "right", no_wrap=left)
     for run in runs:
         table.add_row(
             run["model"],

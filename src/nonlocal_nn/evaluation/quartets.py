@@ -18,8 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Sums that differ by less than this share of the quartet's mean |l| are equal: rounding is below it.
+# Sums are equal where they differ by less than this share of the quartet's mean |l|, or by less than what
+# float32 leaves of logits that nearly cancel (seen: 5e-8).
 TIE = 1e-4
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def forced_choice(
                 "two of each"
             )
         difference = sum(match) - sum(other)
-        if abs(difference) <= TIE * float(np.mean(np.abs(match + other))):
+        if abs(difference) <= max(ROUNDING, TIE * float(np.mean(np.abs(match + other)))):
             ties += 1
         elif difference > 0:
             right += 1

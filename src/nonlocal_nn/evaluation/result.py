@@ -30,8 +30,9 @@ class EvaluationResult:
     the model does). `clip_*` count every view by itself; `video_*`, `mean_class` and `map` the mean over a
     video's views. `classes_left_out`: indices of the classes no tested video belongs to; `mean_class` and
     `map` are means over the others. `views`: how many in all. `skipped`: the videos that could not be read,
-    in no figure. `scores` (videos, classes), `labels` and `indices` (place in the set) are those of the
-    tested videos.
+    in no figure. `scores` (videos, classes), `log_scores` (the mean over a video's views of their
+    logarithms: differences are those of mean logits), `labels` and `indices` (place in the set) are those of
+    the tested videos.
     """
 
     clip_top1: float | None
@@ -45,6 +46,7 @@ class EvaluationResult:
     views: int
     skipped: tuple[Problem, ...]
     scores: NDArray[np.float64] = field(repr=False, compare=False)
+    log_scores: NDArray[np.float64] = field(repr=False, compare=False)
     labels: tuple[tuple[int, ...], ...] = field(repr=False, compare=False)
     indices: tuple[int, ...] = field(repr=False, compare=False)
 
@@ -78,6 +80,7 @@ def summarise(
     view_ranks: NDArray[np.int64] | None,
     views: int,
     skipped: tuple[Problem, ...],
+    log_scores: NDArray[np.float64] | None = None,
 ) -> EvaluationResult:
     """The figures of scores (videos, classes).
 
@@ -88,6 +91,7 @@ def summarise(
 
     `view_ranks` (views in all,): the place of the true class in each single view (see
     `metrics.label_ranks`); none where videos may have several labels, then only `map` is measured.
+    `log_scores`: none where every video has one view; then they are the logarithms of `scores`.
     """
     classes = scores.shape[1]
     clip_top1 = clip_top5 = video_top1 = video_top5 = None
@@ -111,6 +115,7 @@ def summarise(
         views=views,
         skipped=skipped,
         scores=scores,
+        log_scores=np.log(scores.clip(min=np.finfo(np.float64).tiny)) if log_scores is None else log_scores,
         labels=labels,
         indices=indices,
     )
@@ -122,8 +127,8 @@ def write_predictions(
     """The scores of every tested video: a .csv to read, or a .npz to compute with.
 
     `paths`: of the whole set, by index. csv: path, labels (class names, `|` between several), predicted,
-    then one score a column. npz: path, labels (videos, classes) of 0 and 1, scores (videos, classes),
-    classes.
+    then one score a column. npz: path, labels (videos, classes) of 0 and 1, scores and log_scores
+    (videos, classes), classes.
     Raises ValueError for another ending, and for a number of classes that is not that of the scores.
     """
     file = Path(file)
@@ -145,6 +150,7 @@ def _write_npz(result: EvaluationResult, names: list[str], classes: Sequence[str
             path=np.array(names),
             labels=_targets(result.labels, len(classes)).astype(np.uint8),
             scores=result.scores,
+            log_scores=result.log_scores,
             classes=np.array(classes),
         )
 

@@ -90,6 +90,12 @@ class VideoScores:
         mean: NDArray[np.float64] = self.views.mean(axis=0)
         return mean
 
+    @property
+    def log_mean(self) -> NDArray[np.float64]:
+        """The mean of the logarithms over views (classes,): between classes it differs as the mean logits do."""
+        mean: NDArray[np.float64] = np.log(self.views.clip(min=np.finfo(np.float64).tiny)).mean(axis=0)
+        return mean
+
 
 def score_views(
     model: Model, sample: ViewSample, scoring: Scoring = Scoring()
@@ -112,8 +118,8 @@ def score_views(
                     f"the model gave {tuple(logits.shape)} for {len(views)} views; "
                     "it must give (batch, classes) logits"
                 )
-            logits = logits.float()
-            scores.append((logits.sigmoid() if scoring.multi_label else logits.softmax(dim=1)).cpu().double())
+            logits = logits.cpu().double()  # so that the logarithm of a score is as exact as the logits
+            scores.append(logits.sigmoid() if scoring.multi_label else logits.softmax(dim=1))
     together = torch.cat(scores)
     if not together.isfinite().all():
         narrow = "" if scoring.precision == "32" else f" or {scoring.precision} is too narrow for them"
@@ -235,6 +241,7 @@ def evaluate(
     indices: list[int] = []
     labels: list[tuple[int, ...]] = []
     means: list[NDArray[np.float64]] = []
+    log_means: list[NDArray[np.float64]] = []
     view_ranks: list[NDArray[np.int64]] = []
     views = 0
     skipped: list[Problem] = []
@@ -246,6 +253,7 @@ def evaluate(
         indices.append(item.index)
         labels.append(item.labels)
         means.append(item.mean)
+        log_means.append(item.log_mean)
         views += len(item.views)
         if not scoring.multi_label:
             view_ranks.append(label_ranks(item.views, np.full(len(item.views), item.labels[0])))
@@ -254,6 +262,7 @@ def evaluate(
         raise NothingTestedError(f"none of the {len(dataset)} videos could be tested{first}", tuple(skipped))
     return summarise(
         scores=np.stack(means),
+        log_scores=np.stack(log_means),
         labels=tuple(labels),
         indices=tuple(indices),
         view_ranks=None if scoring.multi_label else np.concatenate(view_ranks),
