@@ -39,8 +39,8 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(
     path = tmp_path / "m.safetensors"
     write_checkpoint(path, TENSORS, {"version": "old"})
 
-    def full_disk(tensors: object, file: Path, metadata: object) -> None:
-        file.write_bytes(b"half of it")
+    def full_disk(tensors: object, file: str, metadata: object) -> None:
+        Path(file).write_bytes(b"half of it")
         raise OSError("No space left on device")
 
     monkeypatch.setattr(native, "save_file", full_disk)

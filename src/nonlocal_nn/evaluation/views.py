@@ -92,7 +92,7 @@ class VideoScores:
 
     @property
     def log_mean(self) -> NDArray[np.float64]:
-        """The mean of the logarithms over views (classes,): between classes it differs as the mean logits do."""
+        """The mean of the logarithms over views, by class: its differences are those of the mean logits."""
         mean: NDArray[np.float64] = np.log(self.views.clip(min=np.finfo(np.float64).tiny)).mean(axis=0)
         return mean
 
