@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nonlocal_nn.insertion.insert import insert_blocks as insert_blocks
     from nonlocal_nn.models.catalog import create_model as create_model
     from nonlocal_nn.models.catalog import list_models as list_models
+    from nonlocal_nn.models.reach import reach as reach
     from nonlocal_nn.pairwise import PairwiseFunction as PairwiseFunction
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ _HOME = {
     "insert_blocks": "nonlocal_nn.insertion.insert",
     "create_model": "nonlocal_nn.models.catalog",
     "list_models": "nonlocal_nn.models.catalog",
+    "reach": "nonlocal_nn.models.reach",
     "explain": "nonlocal_nn.explain",
     "load_blocks": "nonlocal_nn.checkpoints.load",
     "load_model": "nonlocal_nn.checkpoints.load",

@@ -69,7 +69,7 @@ def test_blocks_follow_the_residual_blocks_of_the_paper() -> None:
         "r101_nl5": {"res3": (1, 3), "res4": (6, 13, 20)},
     }
     for name in list_models("*_nl*"):
-        count = int(name.rsplit("_nl", 1)[1])
+        count = int(name.rsplit("_nl", 1)[1] or 1)
         assert SPECS[name].nonlocal_count == count, name
     names = [name for name, _ in on_meta("c2d_r50_nl5").res3.named_children()]
     assert names == ["0", "1", "nonlocal1", "2", "3", "nonlocal3"]

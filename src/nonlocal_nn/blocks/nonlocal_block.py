@@ -179,14 +179,18 @@ class NonLocalBlock(nn.Module):
         return float((self.inner_channels if self.function.embeds else self.channels) ** -0.5)
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """The initial weights, with which the block is the identity."""
-        vectors = [] if self.w_f is None else [self.w_f]
-        kernels = [conv.weight for conv in (self.theta, self.phi, self.g, self.W_z) if conv is not None]
-        for weight in (*kernels, *vectors):
+    def reset_parameters(self, generator_of: Callable[[str], torch.Generator | None] | None = None) -> None:
+        """The initial weights, with which the block is the identity.
+
+        generator_of: the source of random numbers for "theta", "phi", "g", "W_z", "w_f"; None: torch's own.
+        """
+        convs = {"theta": self.theta, "phi": self.phi, "g": self.g, "W_z": self.W_z}
+        weights = {name: conv.weight for name, conv in convs.items() if conv is not None}
+        for name, weight in {**weights, **({} if self.w_f is None else {"w_f": self.w_f})}.items():
             fan_in = weight.numel() // (weight.shape[0] if weight.dim() > 1 else 1)
-            nn.init.normal_(weight, std=(2 / fan_in) ** 0.5 if self.init == "paper" else 0.01)
-        for conv in (self.theta, self.phi, self.g, self.W_z):
+            std = (2 / fan_in) ** 0.5 if self.init == "paper" else 0.01
+            nn.init.normal_(weight, std=std, generator=generator_of and generator_of(name))
+        for conv in convs.values():
             if conv is not None and conv.bias is not None:
                 nn.init.zeros_(conv.bias)
         if self.norm is None:

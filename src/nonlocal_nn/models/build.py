@@ -9,11 +9,12 @@ from torch import nn
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.blocks.norm import FrozenBatchNorm
+from nonlocal_nn.models.first_weights import Draws, draws_by_layer
 from nonlocal_nn.models.spec import STEMS, PoolSpec, VideoResNetSpec
 from nonlocal_nn.models.video_resnet import Bottleneck, Head, Stage, VideoResNet, VideoStem
 
 
-def build_model(spec: VideoResNetSpec) -> VideoResNet:
+def build_model(spec: VideoResNetSpec, seed: int | None = None) -> VideoResNet:
     """Build the network a spec describes, on the default device, in training mode.
 
     >>> from nonlocal_nn.models.spec import VideoResNetSpec
@@ -23,7 +24,11 @@ def build_model(spec: VideoResNetSpec) -> VideoResNet:
 
     Convolutions start as He et al. (fan out), norms at 1 and 0, the classifier at normal(0, 0.01) and zero;
     non-local blocks as the block itself does, so that a fresh block changes nothing.
+
+    seed: the weights of each layer depend on (seed, layer name) alone, so that networks which share layers
+    start alike in them; None: torch's global random numbers, one layer after the other.
     """
+    draws = draws_by_layer(seed)
     stem_spec = STEMS[spec.stem]
     norm = _norm(spec)
     time = 1 if spec.inflation is None else stem_spec.inflated_time
@@ -38,23 +43,29 @@ def build_model(spec: VideoResNetSpec) -> VideoResNet:
         padding=(time // 2, size // 2, size // 2),
         bias=False,
     )
-    nn.init.kaiming_normal_(conv1.weight, mode="fan_out", nonlinearity="relu")
+    _he(conv1, draws, "stem.conv")
     stem = VideoStem(conv1, norm(spec.base_width), _pool(stem_spec.pool1))
     stages: dict[str, Stage] = {}
     channels = spec.base_width
     for name, inner, channels_out, stride in zip(
         spec.stage_names, spec.stage_inner, spec.stage_channels, spec.stage_strides, strict=True
     ):
-        stages[name] = _stage(spec, name, channels, inner, channels_out, stride)
+        stages[name] = _stage(spec, name, channels, inner, channels_out, stride, draws)
         channels = channels_out
     head = Head(channels, spec.num_classes, spec.dropout)
-    nn.init.normal_(head.fc.weight, std=0.01)
+    nn.init.normal_(head.fc.weight, std=0.01, generator=draws("head.fc"))
     nn.init.zeros_(head.fc.bias)
     return VideoResNet(stem, stages, head, pool2=_pool(stem_spec.pool2), spec=spec)
 
 
 def _stage(
-    spec: VideoResNetSpec, name: str, channels_in: int, inner: int, channels_out: int, stride: int
+    spec: VideoResNetSpec,
+    name: str,
+    channels_in: int,
+    inner: int,
+    channels_out: int,
+    stride: int,
+    draws: Draws,
 ) -> Stage:
     blocks: list[nn.Module] = []
     for index in range(spec.stage_blocks[spec.stage_names.index(name)]):
@@ -70,16 +81,26 @@ def _stage(
             stride if first else 1,
             times,
         )
-        for module in block.modules():
+        for part, module in block.named_modules():
             if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                _he(module, draws, f"{name}.{index}.{part}")
         blocks.append(block)
-    placed = {index: _nonlocal_block(spec, name, channels_out) for index in spec.nonlocal_after.get(name, ())}
+    placed = {
+        index: _nonlocal_block(spec, name, index, channels_out, draws)
+        for index in spec.nonlocal_after.get(name, ())
+    }
     return Stage(blocks, placed)
 
 
-def _nonlocal_block(spec: VideoResNetSpec, stage: str, channels: int) -> NonLocalBlock:
+def _he(conv: nn.Conv3d, draws: Draws, name: str) -> None:
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu", generator=draws(name))
+
+
+def _nonlocal_block(
+    spec: VideoResNetSpec, stage: str, index: int, channels: int, draws: Draws
+) -> NonLocalBlock:
     block = NonLocalBlock(channels, **spec.block_options(stage).arguments())
+    block.reset_parameters(lambda part: draws(f"{stage}.nonlocal{index}.{part}"))
     if isinstance(block.norm, nn.BatchNorm3d | FrozenBatchNorm):
         block.norm.eps = spec.norm_eps
     return block

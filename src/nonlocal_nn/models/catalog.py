@@ -54,6 +54,9 @@ _TINY_PLACEMENTS: dict[str, dict[str, tuple[int, ...]]] = {
     "_nl2": {"res3": (0, 1)},
 }
 
+# Smaller ones, for the long-range set: one feature sees 25 x 25 pixels of 1 frame (i3d: of 5 frames).
+_SMALL: dict[str, Any] = {**_TINY, "stage_blocks": (1, 1), "stage_strides": (1, 2), "conv1_frames": 1}
+
 
 def _catalog() -> dict[str, VideoResNetSpec]:
     specs: list[VideoResNetSpec] = []
@@ -68,6 +71,11 @@ def _catalog() -> dict[str, VideoResNetSpec]:
         for suffix, placement in _TINY_PLACEMENTS.items():
             name = f"{family}_tiny{suffix}"
             specs.append(VideoResNetSpec(name, inflation=inflation, nonlocal_after=placement, **_TINY))
+    for name, inflation in (("c2d_small", None), ("i3d_small", _FAMILIES["i3d"])):
+        specs.append(VideoResNetSpec(name, inflation=inflation, **_SMALL))
+        specs.append(
+            VideoResNetSpec(f"{name}_nl", inflation=inflation, nonlocal_after={"res3": (0,)}, **_SMALL)
+        )
     return {spec.name: spec for spec in specs}
 
 

@@ -19,7 +19,8 @@ def make_model(config: ModelConfig, classes: tuple[str, ...], seed: int) -> tupl
         ValueError: both `weights` and `inflate`, an unknown model or option, or weights that do not fit.
         FileNotFoundError: no such file of weights.
     """
-    from nonlocal_nn.models.catalog import create_model
+    from nonlocal_nn.models.build import build_model
+    from nonlocal_nn.models.catalog import get_spec
 
     if config.weights is not None and config.inflate is not None:
         raise ValueError(
@@ -28,7 +29,8 @@ def make_model(config: ModelConfig, classes: tuple[str, ...], seed: int) -> tupl
     if "num_classes" in config.options:
         raise ValueError("model.options: num_classes follows from the training videos; leave it out")
     torch.manual_seed(seed)
-    model = create_model(config.name, num_classes=len(classes), **config.options)
+    spec = get_spec(config.name, num_classes=len(classes), **config.options)
+    model = build_model(spec, seed)  # by layer: networks that share layers start alike in them
     model.classes = classes
     if config.weights is not None:
         report = _load_own(model, Path(config.weights))

@@ -1,0 +1,76 @@
+"""The computed reach is the one that gradients show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import nonlocal_nn as nl
+from nonlocal_nn.models.reach import Field, reach
+from nonlocal_nn.models.spec import STEMS, VideoResNetSpec
+
+SMALL: dict[str, Any] = {"base_width": 1, "num_classes": 2, "nonlocal_after": {}}
+
+
+def measured(name: str, pixels: int, frames: int, **overrides: Any) -> Field:
+    """From the first to the last pixel and frame with a gradient from the middle of the last map.
+
+    Pools average here: a maximum passes its gradient to one pixel alone.
+    """
+    torch.manual_seed(0)
+    model = nl.create_model(name, **{**SMALL, **overrides}).double().eval()
+    for part in (model.stem, model):
+        for child, pool in list(part.named_children()):
+            if isinstance(pool, torch.nn.MaxPool3d):
+                setattr(part, child, torch.nn.AvgPool3d(pool.kernel_size, pool.stride, pool.padding))
+    for weight in model.parameters():  # positive weights and input: no ReLU is closed, no gradient cancels
+        weight.data.abs_().add_(0.1)
+    x = torch.rand(1, 3, frames, pixels, pixels, dtype=torch.float64, requires_grad=True)
+    last = list(model.features(x).values())[-1]
+    t, h, w = (size // 2 for size in last.shape[2:])
+    (gradient,) = torch.autograd.grad(last[0, :, t, h, w].sum(), x)
+    seen = gradient[0].abs().sum(dim=0)
+    return Field(_span(seen.sum((0, 1))), _span(seen.sum((1, 2))))
+
+
+def _span(seen: torch.Tensor) -> int:
+    where = seen.nonzero()
+    return int(where.max() - where.min()) + 1
+
+
+@pytest.mark.parametrize("name", ["c2d_small", "i3d_small", "c2d_tiny", "i3d_tiny", "i3d_3x3x3_tiny"])
+def test_small_networks(name: str) -> None:
+    computed = reach(name, nonlocal_after={}).end
+    assert measured(name, 2 * computed.pixels + 32, 2 * computed.frames + 6) == computed
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("inflation", [None, "3x1x1", "3x3x3"])
+def test_every_stem(stem: str, inflation: Any) -> None:
+    shape: dict[str, Any] = {
+        "stem": stem,
+        "inflation": inflation,
+        "stage_blocks": (2, 1),
+        "stage_strides": (1, 2),
+    }
+    computed = reach(VideoResNetSpec("mine", **shape)).end
+    frames = 4 * computed.frames + 40
+    assert measured("c2d_tiny", 2 * computed.pixels + 48, frames, **shape) == computed
+
+
+def test_figures_of_the_long_range_set() -> None:
+    assert reach("c2d_small").end == (25, 1)
+    assert reach("i3d_small").end == (25, 5)
+    assert reach("c2d_small_nl").first_block == (25, 1)
+    assert reach("c2d_small_nl").blocks_relate == ("space", "time")
+    assert reach("c2d_small").first_block is None
+    assert str(reach("c2d_small")) == "25 pixels, 1 frame"
+    assert str(reach("i3d_small_nl", span="time")) == "25 pixels, 5 frames; blocks: all of time"
+
+
+def test_a_block_in_the_middle_sees_less_than_the_end() -> None:
+    whole = reach("c2d_tiny_nl1")
+    assert whole.first_block is not None
+    assert whole.first_block < whole.end
