@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nonlocal_nn.data import rendered
+from nonlocal_nn.data import handwriting, rendered
 from nonlocal_nn.data.decode import VideoReader
 from nonlocal_nn.data.rendered import CLASSES, FRAMES, SIDE_PIXELS, RenderedSet, render
 
@@ -77,7 +77,7 @@ def test_no_region_without_both_corners_tells_the_label(small_set: RenderedSet) 
 
 
 def test_the_label_says_whether_the_digits_are_the_same() -> None:
-    targets = rendered._digits()[1]
+    targets = handwriting.digits(8)[1]
     for quartet in rendered._plan(rendered._Recipe(1, 0, 400, 80)):
         (a, b), (a_late, b_late) = quartet.early, quartet.late
         assert targets[a] == targets[a_late]

@@ -36,36 +36,27 @@ second, and nothing is lost), so that all this holds for the decoded pixels too,
 from __future__ import annotations
 
 import csv
-import json
 import os
-import shutil
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from nonlocal_nn._cores import available_cores
 from nonlocal_nn.data.defaults import RENDERED_TEST_VIDEOS, RENDERED_TRAIN_VIDEOS
+from nonlocal_nn.data.handwriting import Image, background, digits, handwritings, write_on
+from nonlocal_nn.data.rendered_files import clear, encode, stamp_of, write_all, write_stamp
 
 CLASSES = ("different", "same")
 FRAMES = 16
 SIDE_PIXELS = 48
-FRAMES_PER_SECOND = 8
 DIGITS = (0, 1)
 
 _HALF = FRAMES // 2
 _DIGIT_PIXELS = 20
 _MARGIN_PIXELS = 2
-_TEST_SHARE = 4  # one handwriting in four is kept for the test videos
-_STAMP = "rendered.json"
-_OURS = ("train", "test", "train.csv", "test.csv", _STAMP)
+_OURS = ("train", "test", "train.csv", "test.csv")
 _VERSION = 2  # raise when the pixels or names change: folders made by an older version are made anew
-
-Image = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -148,23 +139,14 @@ def render(
         train_videos,
         test_videos,
     )
-    if _read_stamp(root) == asdict(recipe):
+    if stamp_of(root) == asdict(recipe):
         return result
-    _clear(root)
+    clear(root, _OURS)
+    for split in ("train", "test"):
+        for label in CLASSES:
+            (root / split / label).mkdir(parents=True)
     quartets = _plan(recipe)
-    done = 0
-    count = min(workers if workers is not None else available_cores(), len(quartets))
-    if count <= 1:
-        for quartet in quartets:
-            done += _write_quartet(root, quartet)
-            if progress is not None:
-                progress(done, 4 * len(quartets))
-    else:
-        with ProcessPoolExecutor(count) as pool:
-            for written in pool.map(_write_quartet, [root] * len(quartets), quartets, chunksize=8):
-                done += written
-                if progress is not None:
-                    progress(done, 4 * len(quartets))
+    write_all(_write_quartet, root, quartets, train_videos + test_videos, workers, progress)
     for folder, path in (("train", result.train_list), ("test", result.test_list)):
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -172,46 +154,16 @@ def render(
             writer.writerows(
                 row for quartet in quartets if quartet.folder == folder for row in _rows(quartet)
             )
-    # The stamp is written last: a set without one was interrupted, and is made anew.
-    (root / _STAMP).write_text(json.dumps(asdict(recipe)))
+    write_stamp(root, asdict(recipe))
     return result
-
-
-def _read_stamp(root: Path) -> object:
-    try:
-        return json.loads((root / _STAMP).read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _clear(root: Path) -> None:
-    """Empty the folder, unless something in it is not ours."""
-    if root.exists():
-        strangers = sorted(p.name for p in root.iterdir() if p.name not in _OURS)
-        if strangers:
-            raise ValueError(
-                f"{root} holds {strangers[0]!r}, which is not part of a rendered set; "
-                "choose an empty or a new folder"
-            )
-        (root / _STAMP).unlink(missing_ok=True)
-    for split in ("train", "test"):
-        (root / f"{split}.csv").unlink(missing_ok=True)
-        shutil.rmtree(root / split, ignore_errors=True)
-        for label in CLASSES:
-            (root / split / label).mkdir(parents=True)
 
 
 def _plan(recipe: _Recipe) -> list[_Quartet]:
     """Choose the handwritings of every quartet."""
-    targets = _digits()[1]
     quartets = []
     for split, folder in enumerate(("train", "test")):
         rng = np.random.default_rng([recipe.seed, split])
-        pools = {}
-        for digit in DIGITS:
-            (indices,) = np.nonzero(targets == digit)
-            held_out = np.arange(len(indices)) % _TEST_SHARE == 0
-            pools[digit] = indices[held_out if folder == "test" else ~held_out]
+        pools = {digit: handwritings(digit, held_out=folder == "test") for digit in DIGITS}
         for number in range((recipe.train_videos, recipe.test_videos)[split] // 4):
             pair = rng.choice(DIGITS, size=2, replace=False)
             (early_a, late_a), (early_b, late_b) = (
@@ -230,15 +182,16 @@ def _plan(recipe: _Recipe) -> list[_Quartet]:
 
 
 def _write_quartet(root: Path, quartet: _Quartet) -> int:
-    images = _digits()[0]
+    images = digits(_DIGIT_PIXELS)[0]
     rng = np.random.default_rng(quartet.seed)
-    background = _background(rng)
-    early = [_half(background, images[i], rng, at_end=False) for i in quartet.early]
-    late = [_half(background, images[i], rng, at_end=True) for i in quartet.late]
+    behind = background(SIDE_PIXELS, rng)
+    early = [_half(behind, images[i], rng, at_end=False) for i in quartet.early]
+    late = [_half(behind, images[i], rng, at_end=True) for i in quartet.late]
     rows = _rows(quartet)
     for place, (name, _, _) in enumerate(rows):
         first, second = divmod(place, 2)
-        _encode(root / name, np.concatenate([early[first], late[second]]))
+        video = np.concatenate([early[first], late[second]])
+        encode(root / name, video, key_frame_every=_HALF, pixel_format="yuv420p")
     return len(rows)
 
 
@@ -252,44 +205,9 @@ def _rows(quartet: _Quartet) -> list[tuple[str, str, int]]:
     return rows
 
 
-_cache: tuple[Image, npt.NDArray[np.int64]] | None = None
-
-
-def _digits() -> tuple[Image, npt.NDArray[np.int64]]:
-    """Scikit-learn's 1,797 handwritten digits of 8 x 8, enlarged to _DIGIT_PIXELS, with what they show."""
-    global _cache
-    if _cache is None:
-        try:
-            from sklearn.datasets import load_digits
-        except ImportError as error:
-            raise ImportError(
-                "the rendered data set is made of scikit-learn's digits: pip install 'nonlocal-nn[demo]'"
-            ) from error
-        bunch = load_digits()
-        small = bunch.images / 16.0
-        # Bilinear enlargement: where the new pixel centres lie on the old grid, then one matrix an axis.
-        centres = np.clip((np.arange(_DIGIT_PIXELS) + 0.5) * 8 / _DIGIT_PIXELS - 0.5, 0, 7)
-        weights = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(8)))
-        large: Image = np.clip(255 * (weights @ small @ weights.T), 0, 255).astype(np.uint8)
-        _cache = (large, bunch.target.astype(np.int64))
-    return _cache
-
-
-def _background(rng: np.random.Generator) -> Image:
-    """A still of soft waves in muted colours, (side, side, 3)."""
-    y, x = np.mgrid[:SIDE_PIXELS, :SIDE_PIXELS] / SIDE_PIXELS
-    image = np.full((SIDE_PIXELS, SIDE_PIXELS, 3), 60.0)
-    for _ in range(3):
-        fx, fy = rng.uniform(-2, 2, size=2)
-        wave = np.sin(2 * np.pi * (fx * x + fy * y) + rng.uniform(0, 2 * np.pi))
-        image += 8 * wave[..., None] * rng.uniform(0.4, 1.0, size=3)
-    result: Image = np.clip(image, 0, 255).astype(np.uint8)
-    return result
-
-
-def _half(background: Image, digit: Image, rng: np.random.Generator, *, at_end: bool) -> Image:
+def _half(behind: Image, digit: Image, rng: np.random.Generator, *, at_end: bool) -> Image:
     """One half of a video: the digit drifts a little in its corner."""
-    video = np.repeat(background[None].astype(np.float64), _HALF, axis=0)
+    video = np.repeat(behind[None].astype(np.float64), _HALF, axis=0)
     # Each digit stays in its quarter, off the middle by more than the reach of one chroma sample.
     room = SIDE_PIXELS // 2 - _MARGIN_PIXELS - _DIGIT_PIXELS
     start, drift = rng.uniform(0, room, size=2), rng.uniform(-0.4, 0.4, size=2)
@@ -297,34 +215,6 @@ def _half(background: Image, digit: Image, rng: np.random.Generator, *, at_end: 
         y, x = (int(v) for v in np.rint(np.clip(start + drift * frame, 0, room)))
         if at_end:
             y, x = (v + SIDE_PIXELS // 2 + _MARGIN_PIXELS for v in (y, x))
-        patch = video[frame, y : y + _DIGIT_PIXELS, x : x + _DIGIT_PIXELS]
-        ink = digit[..., None] / 255.0
-        patch[...] = patch * (1 - ink) + 235.0 * ink
+        write_on(video[frame], digit, (y, x), 235.0)
     result: Image = np.clip(np.rint(video), 0, 255).astype(np.uint8)
     return result
-
-
-def _encode(path: Path, video: Image) -> None:
-    """Write lossless H.264 in which the bits of one half never depend on the other.
-
-    Lossless, because a lossy encoder spends its bits over the whole frame: traces of the digit in one corner
-    would be all over the picture, where a local feature could meet those of the other.
-    """
-    import av
-
-    with av.open(str(path), mode="w") as container:
-        stream = container.add_stream("libx264", rate=FRAMES_PER_SECOND)
-        stream.width = stream.height = SIDE_PIXELS
-        stream.pix_fmt = "yuv420p"
-        stream.time_base = Fraction(1, FRAMES_PER_SECOND)
-        stream.thread_count = 1
-        stream.options = {
-            "qp": "0",
-            "preset": "veryfast",
-            "x264-params": f"keyint={_HALF}:min-keyint={_HALF}:scenecut=0:bframes=0:rc-lookahead=0:mbtree=0",
-        }
-        for image in video:
-            for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
