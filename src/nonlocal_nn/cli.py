@@ -53,6 +53,13 @@ COMMANDS = {
         body="nonlocal_nn.commands.demo:demo_command",
         example="nonlocal demo --seeds 3",
     ),
+    "render": Command(
+        summary="write videos that ask about two things a known distance apart",
+        options="nonlocal_nn.commands.render:RenderConfig",
+        body="nonlocal_nn.commands.render:render_command",
+        example="nonlocal render videos/far --space 12,20,28,38 --time 0",
+        positional="out",
+    ),
     "train": Command(
         summary="train a network on labelled videos",
         options="nonlocal_nn.training.config:TrainConfig",
@@ -276,6 +283,8 @@ def _canonical(
                 equals, value = "=", "true"
             elif left:
                 equals, value = "=", left.pop(0)
+        if equals and _is_numbers(types.get(option)) and not value.lstrip().startswith(("[", "null")):
+            value = f"[{value}]"  # 12,20 and a single 12
         (configs if option == "--config" else canonical).append(option + equals + hidden.hide(value))
     alone = [hidden.hide(word) for word in alone]
     if alone and positional:
@@ -283,6 +292,16 @@ def _canonical(
             alone = [json.dumps(alone)]
         canonical.append(f"--{positional}={alone.pop(0)}")
     return configs + canonical + alone  # what is still alone, the parser calls unexpected
+
+
+def _is_numbers(kind: Any) -> bool:
+    """Whether an option takes several numbers: tuple[int, ...], list[float], or that or none.
+
+    >>> _is_numbers(tuple[int, ...]), _is_numbers(tuple[float, ...] | None), _is_numbers(list[str])
+    (True, True, False)
+    """
+    kinds = [kind] if get_origin(kind) in (list, tuple) else list(get_args(kind))
+    return any(get_origin(k) in (list, tuple) and {*get_args(k)} <= {int, float, ...} for k in kinds)
 
 
 def _full_name(option: str, types: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import colorsys
 import csv
+import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -59,32 +60,33 @@ class LongRange:
     Traceback (most recent call last):
     ValueError: space = 39: a piece of 10 pixels 39 pixels away does not fit into frames of 48: at most 38
 
-    Attributes:
-        space: pixels between the two pieces, for each distance of the set.
-        time: frames between their beginnings, for each; one number in either stands for all.
-        classes: how many inks (2 to 12), evenly spaced in hue, or digits (2 to 10).
-        token: what must be the same: the "ink", or which "digit" is written (all in white).
-        distractors: grey pieces anywhere, at any time, that do not count.
-        token_pixels, side_pixels, frames: sizes of a piece, a frame and a clip.
-        train_videos, test_videos: multiples of 4 for each distance.
-        seed: decides every pixel.
-
     Raises:
         ValueError: a distance that does not fit or lets the pieces cover each other, inks that cannot be told
             apart, counts that do not divide into whole quartets.
     """
 
     space: tuple[int, ...] = (38,)
+    """Pixels between the two pieces, for each distance of the set: 12,20,38."""
     time: tuple[int, ...] = (0,)
+    """Frames between their beginnings, for each distance; one number, here or in `space`, stands for all."""
     classes: int = 2
+    """Inks, evenly spaced in hue (2 to 12), or digits (2 to 10)."""
     token: Token = "ink"
+    """What must be the same: ink, the colour, or digit, which digit is written (all in white; harder)."""
     distractors: int = 0
+    """Grey pieces of handwriting anywhere, at any time, that do not count."""
     token_pixels: int = 10
+    """Side of a piece of handwriting."""
     side_pixels: int = 48
+    """Side of a frame."""
     frames: int = 8
+    """Frames of a video."""
     train_videos: int = 1440
+    """Videos to train on: as many quartets for each distance."""
     test_videos: int = 480
+    """Held-out videos, of handwriting that is in none of the others."""
     seed: int = 0
+    """Decides every pixel."""
 
     def __post_init__(self) -> None:
         for name, least in (("token_pixels", 4), ("side_pixels", 4), ("frames", SHOWN_FRAMES)):
@@ -171,17 +173,16 @@ def write_long_range(
     Raises ValueError where the folder holds files of others, ImportError without scikit-learn.
     """
     root = Path(directory)
-    recipe = {
-        "long_range": _VERSION,
-        **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()},
-    }
+    recipe = {"long_range": _VERSION, **json.loads(json.dumps(asdict(options)))}  # as the stamp gives it back
     if stamp_of(root) == recipe:
         return root / LABELS
     clear(root, ("train", "test", LABELS))
     for name in ("train", "test"):
         (root / name).mkdir()
     quartets = [
-        _Quartet(options, part, n) for part in ("train", "test") for n in range(_videos(options, part) // 4)
+        _Quartet(options, part, number)
+        for part, videos in (("train", options.train_videos), ("test", options.test_videos))
+        for number in range(videos // 4)
     ]
     write_all(_write_quartet, root, quartets, options.train_videos + options.test_videos, workers, progress)
     with (root / LABELS).open("w", newline="", encoding="utf-8") as file:
@@ -190,10 +191,6 @@ def write_long_range(
         writer.writerows(row for quartet in quartets for row in quartet.rows())
     write_stamp(root, recipe)
     return root / LABELS
-
-
-def _videos(options: LongRange, part: str) -> int:
-    return options.train_videos if part == "train" else options.test_videos
 
 
 @dataclass(frozen=True)
