@@ -72,7 +72,7 @@ def train_one(out: Path, model: str, seed: int, disturbed: bool) -> dict[str, An
     import torch
 
     import nonlocal_nn as nl
-    from nonlocal_nn.commands.demo import quartets_of, recipe
+    from nonlocal_nn.commands.demo import recipe
     from nonlocal_nn.commands.test import run_test
     from nonlocal_nn.data.rendered import CLASSES
     from nonlocal_nn.evaluation.config import TestConfig
@@ -94,7 +94,7 @@ def train_one(out: Path, model: str, seed: int, disturbed: bool) -> dict[str, An
     with (out / f"{run.name}.log").open("w") as log:
         os.dup2(log.fileno(), 2)  # what each training says, beside its run
     trained = train(config)
-    folder, tested = run_test(
+    _, tested = run_test(
         TestConfig(
             checkpoint=str(run),
             data=str(out / "videos" / "test.csv"),
@@ -103,18 +103,17 @@ def train_one(out: Path, model: str, seed: int, disturbed: bool) -> dict[str, An
             views_per_batch=32,
             device="cpu",
             workers=0,
-            predictions="npz",
+            group_by="quartet",
             progress=False,
         )
     )
-    chosen = quartets_of(folder / "predictions.npz")
     found = {
         "model": model,
         "seed": seed,
         "disturbed": disturbed,
         "videos_right": tested["video_top1"],
-        "quartets_right": chosen.percent,
-        "quartets_tied": chosen.ties_percent,
+        "quartets_right": tested["quartets_right"],
+        "quartets_tied": tested["quartets_tied"],
         "off_the_plateau": _off_the_plateau(run / "metrics.csv"),
         "train_seconds": trained["train_seconds"],
     }

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from nonlocal_nn.data.rendered import RenderedSet
-    from nonlocal_nn.evaluation.quartets import ForcedChoice
     from nonlocal_nn.training.config import TrainConfig
 
 BASELINE, NONLOCAL = "c2d_tiny", "c2d_tiny_nl2"
@@ -175,7 +174,7 @@ def _train_and_test(
     run = Path(config.out) / f"{model}_seed{seed}"
     console.print(f"{model}, seed {seed}", style="bold", highlight=False)
     trained = train(recipe(model, seed, videos.train_list, run, config.epochs, config.progress))
-    folder, tested = run_test(
+    _, tested = run_test(
         TestConfig(
             checkpoint=str(run),
             data=str(videos.test_list),
@@ -183,37 +182,20 @@ def _train_and_test(
             crops=1,
             views_per_batch=32,
             device="cpu",
-            predictions="npz",
+            group_by="quartet",
             progress=config.progress,
         )
     )
-    chosen = quartets_of(folder / "predictions.npz")
     return {
         "model": model,
         "seed": seed,
         "parameters": trained["parameters"],
         "clip_top1": tested["clip_top1"],
         "video_top1": tested["video_top1"],
-        "quartets_right": chosen.percent,
-        "quartets_tied": chosen.ties_percent,
+        "quartets_right": tested["quartets_right"],
+        "quartets_tied": tested["quartets_tied"],
         "train_seconds": trained["train_seconds"],
     }
-
-
-def quartets_of(predictions: Path) -> ForcedChoice:
-    """The forced choice by quartet, of predictions.npz of a test on a rendered set."""
-    import numpy as np
-
-    from nonlocal_nn.data.rendered import CLASSES
-    from nonlocal_nn.evaluation.quartets import forced_choice
-
-    with np.load(predictions) as read:
-        scores, names = read["log_scores"], list(read["classes"])
-        matching = read["labels"][:, names.index(CLASSES[1])].astype(bool).tolist()
-        quartets = [Path(str(path)).stem.partition("_")[0] for path in read["path"]]
-    return forced_choice(
-        scores[:, names.index(CLASSES[1])] - scores[:, names.index(CLASSES[0])], matching, quartets
-    )
 
 
 def _write_results(out: Path, runs: list[dict[str, Any]]) -> None:

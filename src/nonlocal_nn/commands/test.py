@@ -9,16 +9,26 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nonlocal_nn._files import open_text, write_whole
 from nonlocal_nn.commands.trained import Trained, load_trained, scoring_of, views_of
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.manifest import read_manifest
 from nonlocal_nn.data.records import Manifest
+from nonlocal_nn.evaluation.breakdown import (
+    break_down,
+    check_parts,
+    check_quartets,
+    choose_by_quartet,
+    quartets_to_json,
+)
 from nonlocal_nn.evaluation.config import TestConfig
 from nonlocal_nn.evaluation.result import EvaluationResult, write_predictions
 from nonlocal_nn.evaluation.views import NothingTestedError, evaluate
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def test_command(config: TestConfig) -> int:
@@ -41,7 +51,8 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
     Raises ValueError where no video could be tested, or its classes are not the network's.
     """
     trained = load_trained(config.checkpoint, config.device)
-    manifest = _manifest(config, trained)
+    columns = [name.strip() for name in (config.break_down_by or "").split(",") if name.strip()]
+    manifest = _manifest(config, trained, columns)
     dataset = views_of(manifest, config, trained)
     scoring = scoring_of(config, trained)
     out = trained.file.parent / "test" if config.out is None else Path(config.out)
@@ -57,6 +68,8 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
     seconds = time.monotonic() - start
 
     skipped = (*manifest.problems, *result.skipped)
+    groups = None if config.group_by is None else [record.group for record in manifest.records]
+    parts = break_down(result, [record.part for record in manifest.records], groups) if columns else []
     results = {
         "model": trained.name,
         "checkpoint": str(trained.file),
@@ -72,6 +85,8 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
         **result.to_json(),
         "skipped": len(skipped),
         "classes_left_out": [trained.classes[index] for index in result.classes_left_out],
+        **({} if groups is None else quartets_to_json(choose_by_quartet(result, groups))),
+        **({"parts": [part.to_json(columns) for part in parts]} if columns else {}),
         "test_seconds": round(seconds, 2),
     }
     _write_files(out, config, manifest, trained, result, skipped)
@@ -82,10 +97,16 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
     return out, results
 
 
-def _manifest(config: TestConfig, trained: Trained) -> Manifest:
+def _manifest(config: TestConfig, trained: Trained, columns: list[str]) -> Manifest:
     """The videos, with the network's own classes, so that a class missing here shifts no label."""
     manifest = read_manifest(
-        config.data, kind=config.kind, root=config.root, classes=trained.classes, where=config.where
+        config.data,
+        kind=config.kind,
+        root=config.root,
+        classes=trained.classes,
+        where=config.where,
+        group_by=config.group_by,
+        part_by=columns,
     )
     manifest.require_known_labels()
     sys.stderr.writelines(f"{note}\n" for note in manifest.notes)
@@ -94,6 +115,19 @@ def _manifest(config: TestConfig, trained: Trained) -> Manifest:
             f"{config.data} has several labels a video, but the network was trained to choose one class; "
             "train with --optim.loss sigmoid for several"
         )
+    if trained.multi_label and (columns or config.group_by is not None):
+        raise ValueError(
+            "--group_by and --break_down_by count right videos, of one class each; the network was trained "
+            "for several classes a video"
+        )
+    if config.group_by is not None:
+        if len(trained.classes) != 2:
+            raise ValueError(
+                f"--group_by chooses between two classes; the network has {len(trained.classes)}"
+            )
+        records = manifest.records
+        check_quartets([r.group for r in records], [r.labels for r in records], config.group_by)
+        check_parts([r.group for r in records], [r.part for r in records])
     return replace(manifest, multi_label=trained.multi_label)
 
 
@@ -144,11 +178,33 @@ def _print_table(results: dict[str, Any]) -> None:
     ):
         if results[name] is not None:
             table.add_row(text, f"{results[name]:.2f}")
+    if "quartets" in results:
+        table.add_row(
+            f"quartets ({results['quartets']}), a tie counted half", f"{results['quartets_right']:.2f}"
+        )
+        table.add_row("quartets that tie", f"{results['quartets_tied']:.2f}")
     console = Console()
     console.print(table)
+    if results.get("parts"):
+        console.print(_parts_table(results["parts"]))
     if results["classes_left_out"]:
         console.print(
             f"classes without a video, left out: {', '.join(results['classes_left_out'])}", markup=False
         )
     if results["skipped"]:
         console.print(f"videos skipped: {results['skipped']}, listed in skipped.csv", markup=False)
+
+
+def _parts_table(parts: list[dict[str, Any]]) -> Table:
+    """A row for each part, with the columns it was cut by first."""
+    from rich.table import Table
+
+    titles = {"video_top1": "video top-1 %", "quartets_right": "quartets %", "quartets_tied": "ties %"}
+    table = Table()
+    for name in parts[0]:
+        table.add_column(titles.get(name, name), justify="right")
+    for part in parts:
+        table.add_row(
+            *(f"{value:.2f}" if isinstance(value, float) else str(value) for value in part.values())
+        )
+    return table

@@ -38,6 +38,7 @@ class Source:
         where: rows of a csv to keep; None: all.
         multi_label: may a video have several labels? None: not known.
         group_by: column of a plain csv that becomes the group of each record; None: no groups.
+        part_by: columns of a plain csv that become the part of each record.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Source:
     where: str | None
     multi_label: bool | None = None
     group_by: str | None = None
+    part_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class _Labelled:
     start_seconds: float | None = None
     end_seconds: float | None = None
     group: str | None = None
+    part: tuple[str, ...] = ()
 
 
 class _Unusable(Exception):  # noqa: N818 - not an error: the line is left out
@@ -130,6 +133,7 @@ def _manifest(
                     row.end_seconds,
                     exact_seconds=True,
                     group=row.group,
+                    part=row.part,
                 )
             )
             lines.append(row.line)
@@ -318,8 +322,8 @@ def _stretch(row: Mapping[str, str], first: str, last: str) -> tuple[float | Non
 
 def _read_csv(source: Source) -> Manifest:
     needed = {"path": PATH_COLUMNS, "label": LABEL_COLUMNS}
-    if source.group_by is not None:
-        needed[source.group_by] = (source.group_by.lower(),)
+    for column in (*filter(None, [source.group_by]), *source.part_by):
+        needed[column] = (column.lower(),)
 
     def labels_of(cell: str) -> tuple[str, ...]:
         if source.classes is not None and cell in source.classes:
@@ -344,7 +348,8 @@ def _read_csv(source: Source) -> Manifest:
         stretch = _stretch(row, "start_seconds", "end_seconds")
         labels = () if row["label"] in gaps else labels_of(row["label"])
         group = None if source.group_by is None else row[source.group_by]
-        rows.append(_Labelled(number, row["path"], labels, *stretch, group))
+        part = tuple(row[column] for column in source.part_by)
+        rows.append(_Labelled(number, row["path"], labels, *stretch, group, part))
 
     problems = _read_table(source, needed, use)
     return _manifest(source, rows, reading, problems, (), multi_label=multi_label)

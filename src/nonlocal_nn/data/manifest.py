@@ -36,6 +36,7 @@ def read_manifest(
     where: str | None = None,
     multi_label: bool | None = None,
     group_by: str | None = None,
+    part_by: Sequence[str] = (),
     allow_empty: bool = False,
 ) -> Manifest:
     """Read a folder or a list of labelled videos.
@@ -71,6 +72,7 @@ def read_manifest(
         where: rows of a csv to keep, such as "set == 1 and sequence not in 3, 4" (see `RowFilter`).
         multi_label: may a video have several labels? By default it may if some video has.
         group_by: column of a plain csv; becomes the `group` of each record.
+        part_by: columns of a plain csv; become the `part` of each record.
         allow_empty: give back a manifest of nothing but problems instead of raising.
 
     Raises:
@@ -100,15 +102,16 @@ def read_manifest(
             f"where={where!r} chooses rows of a csv with a header; {path} has none (kind {kind!r})"
         )
 
-    if group_by is not None and kind != "csv":
-        raise ValueError(f"group_by={group_by!r} names a column of a plain csv; {path} is of kind {kind!r}")
+    for column in (*filter(None, [group_by]), *part_by):
+        if kind != "csv":
+            raise ValueError(f"{column!r} names a column of a plain csv; {path} is of kind {kind!r}")
 
     if kind == "folders":
         manifest = _read_folders(path, known)
     else:
         folder = Path(root).expanduser() if root is not None else path.parent
         manifest = annotations.READERS[kind](
-            annotations.Source(path, folder, known, first_label, where, multi_label, group_by)
+            annotations.Source(path, folder, known, first_label, where, multi_label, group_by, tuple(part_by))
         )
     if multi_label is not None and manifest.multi_label != multi_label:
         crowded = next((record for record in manifest.records if len(record.labels) != 1), None)

@@ -54,7 +54,8 @@ class VideoRecord:
         start_seconds, end_seconds: the labelled segment; None: from the first frame, to the last.
         exact_seconds: the segment is meant as it stands. Otherwise, as in Kinetics, whose public copies are
             cut already, a file that lasts no longer than its segment is used whole.
-        group: what videos that are drawn together have in common; None where nobody asked.
+        group: what videos that are drawn or judged together have in common; None where nobody asked.
+        part: what it has in the columns that figures are broken down by; empty where nobody asked.
     """
 
     path: str
@@ -63,6 +64,7 @@ class VideoRecord:
     end_seconds: float | None = None
     exact_seconds: bool = False
     group: str | None = None
+    part: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,11 @@ class TestConfig(ScoringConfig):
     """Folder that relative paths in a list or csv start from; none: the folder the list lies in."""
     where: str | None = None
     """Rows of a plain csv to test on, such as "set==1 and sequence in 1,2"; none: all."""
+    group_by: str | None = None
+    """Column of a plain csv that says which four videos are a quartet, two of each of two classes: forced
+    choice by quartet, which a network that cannot relate what tells them apart has by ties, 50 %."""
+    break_down_by: str | None = None
+    """Column of a plain csv, or several with commas: the figures for each of its values, too."""
     out: str | None = None
     """Folder for the results; none: the folder `test` beside the checkpoint's model.safetensors."""
     predictions: Literal["csv", "npz", "none"] = "csv"
