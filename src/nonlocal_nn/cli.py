@@ -86,6 +86,13 @@ COMMANDS = {
         example="nonlocal explain clip.mp4 --checkpoint runs/first --out figure.png",
         positional="videos",
     ),
+    "ablate": Command(
+        summary="run a table of the paper's ablations, and say what its figures show",
+        options="nonlocal_nn.commands.ablate:AblateConfig",
+        body="nonlocal_nn.commands.ablate:ablate_command",
+        example="nonlocal ablate 2d --seeds 0,1,2",
+        positional="table",
+    ),
     "models": Command(
         summary="list the networks: parameters, operations, ratios to the baseline",
         options="nonlocal_nn.commands.models:ModelsConfig",
