@@ -335,9 +335,7 @@ def _print_plan(table: Table, cells: Sequence[Cell], config: AblateConfig, conso
 
 
 def _print_table(table: Table, rows: Sequence[Row], console: Console) -> None:
-    from nonlocal_nn.experiments.report import markdown
+    from nonlocal_nn.experiments.report import console_tables
 
-    if rows:
-        from rich.markdown import Markdown
-
-        console.print(Markdown(markdown(table, rows)))
+    for part in console_tables(table, rows) if rows else ():
+        console.print(part, markup=False) if isinstance(part, str) else console.print(part)

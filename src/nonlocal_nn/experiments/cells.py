@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from nonlocal_nn.training.config import (
     OptimConfig,
     ScheduleConfig,
     TrainConfig,
-    config_to_dict,
 )
 
 _VERSION = 1  # raise when what a cell does changes: cells of an older version are made anew
 _BATCH = 32
+_FREE = ("out", "checkpoint", "progress", "workers")  # decide nothing
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Labelled:
 
 def set_folder(root: Path, question: LongRange) -> Path:
     """Where the videos of a question are."""
-    return root / "sets" / _hash(asdict(question))
+    return root / "sets" / _hash(_changes(question))
 
 
 def rendered_cells(table: Table, seeds: Sequence[int], root: Path, accelerator: Any) -> list[Cell]:
@@ -213,15 +213,14 @@ def _named(
 ) -> Cell:
     decides: dict[str, Any] = {
         "version": _VERSION,
-        "spec": json.loads(variant.spec.to_json()),
-        "train": config_to_dict(train),
-        "test": asdict(test),
-        "question": None if question is None else asdict(question),
+        "spec": _changes(replace(variant.spec, name="")),
+        "train": _changes(train),
+        "test": _changes(test),
+        "question": None if question is None else _changes(question),
     }
     if question is not None:  # where the set lies decides nothing
         decides["train"]["data"]["train"] = decides["test"]["data"] = LABELS
-    for section in ("train", "test"):
-        decides[section].pop("progress", None)
+    decides["train"].pop("model")  # the spec says it
     key = _hash(decides)
     folder = root / "cells" / key
     return Cell(
@@ -233,6 +232,22 @@ def _named(
         test=replace(test, checkpoint=str(folder), out=str(folder / "test")),
         question=question,
     )
+
+
+def _changes(options: Any) -> dict[str, Any]:
+    """The fields that are not as by default, so that a field added later leaves old keys as they are."""
+    changed: dict[str, Any] = {}
+    for spec in fields(options):
+        value = getattr(options, spec.name)
+        if is_dataclass(value):
+            changed[spec.name] = _changes(value)
+        elif spec.default is MISSING and spec.default_factory is MISSING:
+            changed[spec.name] = value
+        else:
+            usual = spec.default if spec.default_factory is MISSING else spec.default_factory()
+            if value != usual:
+                changed[spec.name] = value
+    return {name: value for name, value in changed.items() if name not in _FREE}
 
 
 def _hash(value: Any) -> str:

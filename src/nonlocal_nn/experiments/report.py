@@ -206,6 +206,32 @@ def markdown(table: Table, rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def console_tables(table: Table, rows: Sequence[Row]) -> list[Any]:
+    """The table for a terminal, as rich shows it: the whole set, its parts, and the comparisons as lines."""
+    from rich.table import Table as RichTable
+
+    quartets, parts = any(row.quartets for row in rows), _parts(rows)
+    whole = RichTable(title=f"{table.name}: {table.title}")
+    by_part = RichTable(title="the same by distance" if quartets else None)
+    heads = ["variant", "paper", "mean", "s.d.", "ties", "videos", "by seed", "parameters", "s a step"]
+    for head in heads if quartets else [head for head in heads if head not in ("ties", "videos")]:
+        whole.add_column(head, justify="left" if head in ("variant", "by seed") else "right")
+    for head in ("variant", *parts):
+        by_part.add_column(head, justify="left" if head == "variant" else "right")
+    for variant in table.variants:
+        mine = [row for row in rows if row.variant == variant.name]
+        seeds = sorted((row for row in mine if row.part == ALL), key=lambda row: row.seed)
+        if not seeds:
+            continue
+        line = _line(table, variant.name, seeds, mine, parts, quartets)
+        name, paper, _, mean, deviation = line[:5]
+        ties = [f"{statistics.mean(row.quartets_tied for row in seeds):.0f}", line[5]] if quartets else []
+        each = " ".join(f"{row.figure:.1f}" for row in seeds)
+        whole.add_row(name, paper, mean, deviation, *ties, each, line[-3], line[-1])
+        by_part.add_row(name, *line[6 : 6 + len(parts)])
+    return [whole, *([by_part] if parts else []), *_comparison_lines(table, rows)]
+
+
 def _has_paper(table: Table) -> bool:
     return any(variant.paper is not None for variant in table.variants)
 
