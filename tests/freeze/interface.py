@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).parent / "interface.json"
-COMMANDS = ("demo", "render", "train", "test", "predict", "explain", "models", "convert", "scan")
+COMMANDS = ("demo", "render", "train", "ablate", "test", "predict", "explain", "models", "convert", "scan")
 
 
 def help_of(command: str) -> str:

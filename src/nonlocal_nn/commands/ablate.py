@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,13 @@ class AblateConfig:
     """CPU threads of a process. Another number rounds otherwise."""
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """Device to train and test on."""
+    engine: Literal["local", "slurm"] = "local"
+    """local: processes here; slurm: a job array, `jobs` at a time, that this command waits for. Stopped, the
+    same command finds what the jobs have finished."""
+    slurm_partition: str | None = None
+    """With --engine slurm: where the jobs go; none: the cluster's default."""
+    slurm_minutes: int = 120
+    """With --engine slurm: limit of a job; one that is cut off or preempted is queued again and goes on."""
     data: str = "rendered"
     """rendered: the long-range set of the table; or a csv with the columns path and label."""
     fold_by: str | None = None
@@ -116,7 +124,11 @@ def _check(config: AblateConfig) -> None:
     twice = sorted({seed for seed in config.seeds if config.seeds.count(seed) > 1})
     if twice:
         raise ValueError(f"seeds = {', '.join(map(str, config.seeds))}: {twice[0]} stands there twice")
-    for name in ("jobs", "threads", "clips"):
+    if config.engine == "slurm" and shutil.which("srun") is None:
+        raise ValueError("--engine slurm: there is no srun here; call it on a machine of the cluster")
+    if config.engine == "local" and config.slurm_partition is not None:
+        raise ValueError("--slurm_partition belongs to --engine slurm")
+    for name in ("jobs", "threads", "clips", "slurm_minutes"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} = {value}: it must be 1 or more")
@@ -222,6 +234,16 @@ def _run(table: Table, cells: Sequence[Cell], config: AblateConfig) -> list[Fail
     from nonlocal_nn.experiments.grid import fill
 
     jobs, gpus = _jobs(config)
+    if config.engine == "slurm":
+        from nonlocal_nn.experiments.slurm import SlurmOptions, fill_on_slurm
+
+        options = SlurmOptions(
+            partition=config.slurm_partition,
+            minutes=config.slurm_minutes,
+            threads=config.threads,
+            gpu=gpus > 0,
+        )
+        return fill_on_slurm(cells, work, Path(config.out), options, at_once=config.jobs or 64)
     todo = {cell.key for cell in cells if cell.results() is None}
     sys.stderr.write(f"{len(cells)} cells, {len(cells) - len(todo)} done already; {jobs} at a time\n")
     if not todo:

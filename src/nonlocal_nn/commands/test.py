@@ -26,9 +26,12 @@ from nonlocal_nn.evaluation.breakdown import (
 from nonlocal_nn.evaluation.config import TestConfig
 from nonlocal_nn.evaluation.result import EvaluationResult, write_predictions
 from nonlocal_nn.evaluation.views import NothingTestedError, evaluate
+from nonlocal_nn.experiments.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from nonlocal_nn.evaluation.quartets import ForcedChoice
 
 
 def test_command(config: TestConfig) -> int:
@@ -85,7 +88,7 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
         **result.to_json(),
         "skipped": len(skipped),
         "classes_left_out": [trained.classes[index] for index in result.classes_left_out],
-        **({} if groups is None else quartets_to_json(choose_by_quartet(result, groups))),
+        **({} if groups is None else _quartets(choose_by_quartet(result, groups))),
         **({"parts": [part.to_json(columns) for part in parts]} if columns else {}),
         "test_seconds": round(seconds, 2),
     }
@@ -95,6 +98,15 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
         out / "results.json", lambda partial: partial.write_text(text)
     )  # last: a folder with it is whole
     return out, results
+
+
+def _quartets(found: ForcedChoice | None) -> dict[str, Any]:
+    """The forced choice with its 95 % interval, of other quartets like these for this one network."""
+    figures = quartets_to_json(found)
+    if found is not None and found.quartets > 1:
+        interval = bootstrap_interval(found.decisions, range(found.quartets))
+        figures["quartets_interval"] = [round(100.0 * end, 2) for end in interval]
+    return figures
 
 
 def _manifest(config: TestConfig, trained: Trained, columns: list[str]) -> Manifest:
@@ -182,6 +194,9 @@ def _print_table(results: dict[str, Any]) -> None:
         table.add_row(
             f"quartets ({results['quartets']}), a tie counted half", f"{results['quartets_right']:.2f}"
         )
+        if "quartets_interval" in results:
+            low, high = results["quartets_interval"]
+            table.add_row("95 % interval (bootstrap over quartets)", f"{low:.1f} to {high:.1f}")
         table.add_row("quartets that tie", f"{results['quartets_tied']:.2f}")
     console = Console()
     console.print(table)

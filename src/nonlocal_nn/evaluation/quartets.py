@@ -13,7 +13,7 @@ videos of four is possible without relating anything.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,11 +32,13 @@ class ForcedChoice:
         percent: right quartets, a tie counted half.
         ties_percent: the share of ties.
         quartets: how many in all.
+        decisions: of each quartet, in order of first appearance: 1 right, 0 wrong, one half a tie.
     """
 
     percent: float
     ties_percent: float
     quartets: int
+    decisions: tuple[float, ...] = field(default=(), repr=False, compare=False)
 
 
 def forced_choice(
@@ -66,7 +68,7 @@ def forced_choice(
     members: dict[Hashable, list[int]] = {}
     for place, quartet in enumerate(quartets):
         members.setdefault(quartet, []).append(place)
-    right = ties = 0
+    decisions = []
     for quartet, places in members.items():
         match = [odds[place] for place in places if matching[place]]
         other = [odds[place] for place in places if not matching[place]]
@@ -77,8 +79,10 @@ def forced_choice(
             )
         difference = sum(match) - sum(other)
         if abs(difference) <= max(ROUNDING, TIE * float(np.mean(np.abs(match + other)))):
-            ties += 1
-        elif difference > 0:
-            right += 1
+            decisions.append(0.5)
+        else:
+            decisions.append(float(difference > 0))
     count = len(members)
-    return ForcedChoice(100.0 * (right + 0.5 * ties) / count, 100.0 * ties / count, count)
+    return ForcedChoice(
+        100.0 * sum(decisions) / count, 100.0 * decisions.count(0.5) / count, count, tuple(decisions)
+    )

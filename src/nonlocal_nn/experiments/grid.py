@@ -25,6 +25,7 @@ from nonlocal_nn.experiments.cells import Cell
 
 Work = Callable[[Cell], None]
 _PR_SET_PDEATHSIG = 1
+_parent = 0  # in a process of the pool: who started it
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def fill(
                     lost.add(cell.key)
                     waiting.append(cell)
                 elif error is not None:
-                    failures.append(Failure(cell, _in_one_line(error)))
+                    failures.append(Failure(cell, in_one_line(error)))
                 else:
                     done.append(cell)
                 broken = broken or isinstance(error, BrokenProcessPool)
@@ -134,7 +135,8 @@ def _pool(jobs: int, threads: int, gpus: int) -> ProcessPoolExecutor:
     )
 
 
-def _in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -152,6 +154,8 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 
 def _begin(numbers: Any, threads: int, gpus: int, parent: int) -> None:
     """The start of a process: its threads, its GPU, and that it ends with its parent."""
+    global _parent
+    _parent = parent
     number = numbers.get()
     if sys.platform == "linux":  # a parent that is killed cannot tell its children
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -176,4 +180,6 @@ def _logged(work: Work, cell: Cell) -> None:
     try:
         work(cell)
     except SystemExit as stop:  # a run that was told to stop has saved itself
+        if os.getppid() != _parent:  # nobody is there to give it another
+            os._exit(1)
         raise InterruptedError(f"stopped ({stop.code})") from None

@@ -193,7 +193,8 @@ def markdown(table: Table, rows: Sequence[Row]) -> str:
     parts = _parts(rows)
     quartets = any(row.quartets for row in rows)
     what = "quartets right (tied), %" if quartets else "videos right, %"
-    head = ["variant", "paper", f"{what}, by seed", "mean", "s.d."]
+    paper = _has_paper(table)
+    head = ["variant", *(["paper"] if paper else []), f"{what}, by seed", "mean", "s.d."]
     head += (["videos right, %"] if quartets else []) + parts
     head += ["parameters", "multiply-adds", "s a step"]
     lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -201,7 +202,8 @@ def markdown(table: Table, rows: Sequence[Row]) -> str:
         mine = [row for row in rows if row.variant == variant.name]
         whole = sorted((row for row in mine if row.part == ALL), key=lambda row: row.seed)
         if whole:
-            lines.append(f"| {' | '.join(_line(table, variant.name, whole, mine, parts, quartets))} |")
+            line = _line(table, variant.name, whole, mine, parts, quartets)
+            lines.append(f"| {' | '.join(line if paper else [line[0], *line[2:]])} |")
     lines += ["", *_comparison_lines(table, rows)]
     return "\n".join(lines) + "\n"
 
@@ -360,8 +362,10 @@ def _draw_distances(
             axes.plot(places, means, color=colour, label=variant.name.split(",")[0])
             if distance:
                 axes.axvline(distance, color=colour, linewidth=0.8, linestyle=":")
-                axes.text(distance, 101, "ends here", color=colour, fontsize=7, ha="center", va="bottom")
+                words = f"reach of {variant.name.split(',')[0]} "
+                axes.text(distance, 102, words, color=colour, fontsize=8, ha="right", va="bottom")
         axes.set_xlabel(f"distance in {'space, pixels' if unit == 'pixels' else 'time, frames'}")
-        axes.set_ylim(40, 105)
+        axes.set_ylim(45, 106)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(loc="lower left", fontsize=8)
     panels[0].set_ylabel("quartets right, %")
