@@ -74,3 +74,36 @@ def test_a_block_in_the_middle_sees_less_than_the_end() -> None:
     whole = reach("c2d_tiny_nl1")
     assert whole.first_block is not None
     assert whole.first_block < whole.end
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "before"),
+    [("c2d_small", 4, 8), ("c2d_small", 3, 8), ("i3d_small", 2, 1), ("i3d_small", 4, 8), ("c2d_tiny", 4, 16)],
+)
+def test_quartets_tie_from_the_reach_on_and_not_before(name: str, axis: int, before: int) -> None:
+    """Two pieces moved apart, in every place: AA' + BB' = AB' + BA' exactly where no feature holds both.
+
+    before: the stride of the last map, within which a field that holds both may be missed.
+    """
+    torch.manual_seed(0)
+    seen = reach(name).end
+    size, sees = (1, seen.frames) if axis == 2 else (6, seen.pixels)
+    length = 2 * sees + size + 2 * before
+    model = nl.create_model(name, num_classes=2).double().eval()
+    shape = [4, 3, 1, 9, 9]
+    shape[axis] = length
+    colours = torch.rand(2, 2, 3, dtype=torch.float64)
+
+    def tied(distance: int, place: int) -> bool:
+        clips = torch.zeros(shape, dtype=torch.float64)
+        for number in range(4):
+            for which, start in enumerate((place, place + distance)):
+                colour = colours[which, divmod(number, 2)[which]]
+                clips[number].narrow(axis - 1, start, size)[:] = colour[:, None, None, None]
+        with torch.no_grad():
+            odds = model(clips).diff(dim=1).squeeze(1)
+        return bool((odds[0] + odds[3] - odds[1] - odds[2]).abs() < 1e-13 * odds.abs().max())
+
+    ends = sees + size - 1
+    assert all(tied(ends, place) for place in range(2 * before))
+    assert not all(tied(ends - before, place) for place in range(2 * before))

@@ -27,8 +27,9 @@ class AblateConfig:
 
     Every cell (a variant with a seed) is an ordinary run, trained and tested, in OUT/cells. What is finished
     is found again, so the same command goes on after Ctrl-C or a kill, and tables share the cells they have
-    in common. At the end: the table here, OUT/TABLE.csv, .md and .svg. `--list` shows the tables, `--dry-run`
-    what a table would do and how long it would take. Exit code 1 if a cell failed; the others are finished.
+    in common. At the end: the table here, OUT/TABLE.csv, .md, .svg, .png. `--list` shows the tables,
+    `--dry-run` what a table would do and how long it would take. Exit code 1 if a cell failed; the others
+    are finished.
     """
 
     table: str | None = None
@@ -107,7 +108,7 @@ def ablate_command(config: AblateConfig) -> int:
     _print_table(table, rows, console)
     name = _name(table, config)
     if rows:
-        console.print(f"written: {root / name}.csv, .md, .svg", markup=False)
+        console.print(f"written: {root / name}.csv, .md, .svg, .png", markup=False)
     for failure in failures:
         cell = failure.cell
         fold = f", fold {cell.fold}" if cell.fold else ""
@@ -297,7 +298,9 @@ def _write(
         write_rows(rows, root / f"{name}.csv")
         text = markdown(table, rows)
         write_whole(root / f"{name}.md", lambda partial: partial.write_text(text, encoding="utf-8"))
-        draw(table, rows, root / f"{name}.svg", reach_of(table) if table.name == "distance" else None)
+        ends = reach_of(table) if table.name == "distance" and config.data == "rendered" else None
+        for suffix in ("svg", "png"):
+            draw(table, rows, root / f"{name}.{suffix}", ends)
     return rows
 
 

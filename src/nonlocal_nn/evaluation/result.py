@@ -127,8 +127,8 @@ def write_predictions(
     """The scores of every tested video: a .csv to read, or a .npz to compute with.
 
     `paths`: of the whole set, by index. csv: path, labels (class names, `|` between several), predicted,
-    then one score a column. npz: path, labels (videos, classes) of 0 and 1, scores and log_scores
-    (videos, classes), classes.
+    then one score a column, in 9 digits, from which the log odds can be had. npz: path, labels (videos,
+    classes) of 0 and 1, scores and log_scores (videos, classes), classes.
     Raises ValueError for another ending, and for a number of classes that is not that of the scores.
     """
     file = Path(file)
@@ -161,7 +161,7 @@ def _write_csv(result: EvaluationResult, names: list[str], classes: Sequence[str
         writer.writerow(["path", "labels", "predicted", *classes])
         for name, labels, row in zip(names, result.labels, result.scores, strict=True):
             truth = "|".join(classes[label] for label in labels)
-            writer.writerow([name, truth, classes[int(row.argmax())], *(f"{score:.6f}" for score in row)])
+            writer.writerow([name, truth, classes[int(row.argmax())], *(f"{score:.9g}" for score in row)])
 
 
 def _targets(labels: tuple[tuple[int, ...], ...], classes: int) -> NDArray[np.bool_]:

@@ -22,6 +22,7 @@ from nonlocal_nn.experiments.statistics import (
     word_for,
 )
 from nonlocal_nn.experiments.tables import Table
+from nonlocal_nn.models.reach import reach
 
 ALL = ""  # the part that is the whole set
 
@@ -196,7 +197,7 @@ def markdown(table: Table, rows: Sequence[Row]) -> str:
     paper = _has_paper(table)
     head = ["variant", *(["paper"] if paper else []), f"{what}, by seed", "mean", "s.d."]
     head += (["videos right, %"] if quartets else []) + parts
-    head += ["parameters", "multiply-adds", "s a step"]
+    head += ["a feature sees", "parameters", "multiply-adds", "s a step"]
     lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for variant in table.variants:
         mine = [row for row in rows if row.variant == variant.name]
@@ -266,7 +267,7 @@ def _line(
         tied = statistics.mean(row.quartets_tied for row in there) if there else 0.0
         cells.append(_with_ties(mean, tied) if there else "")
     seconds = statistics.mean(row.train_seconds / row.steps for row in whole) if first.steps else None
-    cells += [f"{first.parameters:,}", f"{first.macs / 1e6:.1f} M"]
+    cells += [str(reach(table[name].spec)), f"{first.parameters:,}", f"{first.macs / 1e6:.1f} M"]
     cells.append("" if seconds is None else f"{seconds:.3f}")
     return cells
 
@@ -303,11 +304,11 @@ def _comparison_lines(table: Table, rows: Sequence[Row]) -> list[str]:
 
 
 def draw(
-    table: Table, rows: Sequence[Row], file: Path, reach: dict[str, tuple[float, str]] | None = None
+    table: Table, rows: Sequence[Row], file: Path, ends: dict[str, tuple[float, str]] | None = None
 ) -> Path:
     """The figure: a dot for every seed, mean and interval; against distance where the table is about that.
 
-    file: .svg or .png. reach: by variant, the distance from which its features hold no part of both, with its
+    file: .svg or .png. ends: by variant, the distance from which its features hold no part of both, with its
     unit; drawn as a line.
     """
     import matplotlib
@@ -316,8 +317,8 @@ def draw(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.4), layout="constrained")
-    if reach is not None:
-        _draw_distances(figure, table, rows, reach)
+    if ends is not None:
+        _draw_distances(figure, table, rows, ends)
     else:
         _draw_variants(figure, table, rows)
     write_whole(file, lambda partial: figure.savefig(partial, format=file.suffix[1:], dpi=150))
@@ -343,12 +344,12 @@ def _draw_variants(figure: Any, table: Table, rows: Sequence[Row]) -> None:
 
 
 def _draw_distances(
-    figure: Any, table: Table, rows: Sequence[Row], reach: dict[str, tuple[float, str]]
+    figure: Any, table: Table, rows: Sequence[Row], ends: dict[str, tuple[float, str]]
 ) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, unit, where in zip(panels, ("pixels", "frames"), (0, 1), strict=True):
         for number, variant in enumerate(table.variants):
-            distance, of = reach.get(variant.name, (0.0, unit))
+            distance, of = ends.get(variant.name, (0.0, unit))
             if of != unit:
                 continue
             mine = [row for row in rows if row.variant == variant.name and row.part != ALL]

@@ -15,7 +15,7 @@ never its size: `comparisons` says which, and stood here before any of them was 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nonlocal_nn.data.long_range import LongRange
@@ -95,6 +95,15 @@ APART_IN_SPACE = LongRange(
     space=(12, 16, 20, 24, 28, 32, 35, 38), time=(0,), train_videos=1440, test_videos=960
 )
 APART_IN_TIME = LongRange(space=(0,), time=(2, 3, 4, 5, 6), train_videos=1440, test_videos=600)
+
+KINDS = LongRange(space=(38, 0, 38), time=(0, 6, 6), train_videos=1440, test_videos=600)
+ANY_DISTANCE = LongRange(
+    space=(12, 24, 38, 0, 0, 12, 24, 38, 38),
+    time=(0, 0, 0, 3, 6, 3, 3, 3, 6),
+    token="digit",
+    train_videos=1440,
+    test_videos=720,
+)
 
 _C2D = Variant(name="C2D", model="c2d_small", paper=71.8)
 _NL = "c2d_small_nl"
@@ -231,6 +240,42 @@ _TABLES = (
         ),
         comparisons=(("NL C2D, in space", "C2D, in space"), ("NL C2D, in time", "I3D, in time")),
         steps=250,
+    ),
+    Table(
+        name="far",
+        title="Two inks, nothing in the way: far in space, in time, in both",
+        claim="a block relates what lies in its span, and nothing else does",
+        question=KINDS,
+        variants=(
+            Variant(name="C2D", model="c2d_small"),
+            Variant(name="I3D", model="i3d_small"),
+            _nl("space block", span="space"),
+            _nl("time block", span="time"),
+            _nl("spacetime block"),
+        ),
+        comparisons=_against("C2D", "space block", "time block", "spacetime block"),
+        steps=250,
+    ),
+    Table(
+        name="digit",
+        title="The harder dial: which digit, instead of which ink",
+        claim="what is not learned in this budget, even within reach?",
+        question=ANY_DISTANCE,
+        variants=(
+            Variant(
+                name="C2D, 12 px",
+                model="c2d_small",
+                question=replace(ANY_DISTANCE, space=(12,), time=(0,), test_videos=480),
+            ),
+            Variant(
+                name="I3D, 3 frames",
+                model="i3d_small",
+                question=replace(ANY_DISTANCE, space=(0,), time=(3,), test_videos=480),
+            ),
+            _nl("spacetime block, nine distances"),
+        ),
+        comparisons=(),
+        steps=600,
     ),
     Table(
         name="scale",
