@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nonlocal_nn.models.catalog import create_model as create_model
     from nonlocal_nn.models.catalog import list_models as list_models
     from nonlocal_nn.models.reach import reach as reach
+    from nonlocal_nn.ops.means.denoise import denoise_nl_means as denoise_nl_means
     from nonlocal_nn.pairwise import PairwiseFunction as PairwiseFunction
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ _HOME = {
     "list_models": "nonlocal_nn.models.catalog",
     "reach": "nonlocal_nn.models.reach",
     "explain": "nonlocal_nn.explain",
+    "denoise_nl_means": "nonlocal_nn.ops.means.denoise",
     "load_blocks": "nonlocal_nn.checkpoints.load",
     "load_model": "nonlocal_nn.checkpoints.load",
     "save_model": "nonlocal_nn.checkpoints.save",

@@ -1,0 +1,214 @@
+"""`nl.denoise_nl_means`: non-local means with scikit-image's arguments, for arrays and tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nonlocal_nn.ops.means.reference import patch_kernel
+from nonlocal_nn.ops.means.shifts import nl_means
+
+Array = TypeVar("Array", NDArray[Any], Tensor)
+Sizes = int | Sequence[int]
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def denoise_nl_means(
+    image: Array,
+    patch_size: Sizes = 7,
+    patch_distance: Sizes = 11,
+    h: float | Array = 0.1,
+    fast_mode: bool = True,
+    sigma: float | Array = 0.0,
+    *,
+    channel_axis: int | None = None,
+    preserve_range: bool = False,
+    batch_dims: int = 0,
+    guide: Array | None = None,
+) -> Array:
+    """Non-local means: every pixel becomes a mean of the pixels around it, weighted by how alike patches are.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> clean = np.zeros((24, 24)); clean[:, 12:] = 1
+    >>> noisy = clean + rng.normal(scale=0.1, size=clean.shape)
+    >>> quiet = denoise_nl_means(noisy, patch_size=5, patch_distance=6, h=0.08, sigma=0.1)
+    >>> bool(np.abs(quiet - clean).mean() < 0.2 * np.abs(noisy - clean).mean())
+    True
+
+    y(p) = 1/C(p) sum_q w(p, q) x(q), w = exp(-max(d2(p, q) - 2 sigma^2, 0) / h^2), with d2 the mean squared
+    difference of the patches around p and q over all channels, q at most `patch_distance` away along every
+    axis and inside the image, w(p, p) = 1 (Buades, Coll and Morel 2005). Exact: no weight is left out, and no
+    exponential is approximated. Patches go over the edge as in a mirror ("reflect").
+
+    The arguments are those of `skimage.restoration.denoise_nl_means`, the filter is the textbook's: theirs
+    compares smaller windows and drops small weights, so that the same h filters more there.
+
+    Args:
+        image: array or tensor with two to four pixel axes: a picture, a volume, a video, a volume over time.
+            Floats, or whole numbers without sign, which count as 0 to 1 (255 is 1 in 8 bits). Half precision
+            is computed in float32.
+        patch_size: pixels of a patch, for all axes or one for each; an even number counts as one more.
+            (1, 7, 7) with patch_distance (2, 7, 7) is a video: flat patches, sought over time too.
+        patch_distance: how far patches are sought, for all axes or one for each.
+        h: strength, in the units of the image: above 0. One number, or one for every pixel.
+        fast_mode: True: all pixels of a patch count alike; False: by a Gaussian of deviation
+            (patch_size - 1) / 4.
+        sigma: standard deviation of the noise, 0 or more, one number or one for every pixel: differences
+            that noise of this size explains do not count.
+        channel_axis: axis of the channels, which are filtered together; None: there is none.
+        preserve_range: take whole numbers as they are.
+        batch_dims: so many first axes are images of their own.
+        guide: what the weights are made from instead, of the image's pixel shape; it has channels where the
+            image has.
+
+    Returns:
+        The filtered image, of the same shape and on the same device; whole numbers come back as float64, 0 to
+        1 unless `preserve_range`. Tensors get gradients by image, guide, h and sigma, in memory linear in the
+        number of pixels.
+
+    Raises:
+        ValueError: NaN or infinite pixels, h, sigma, sizes or axes that cannot be, with the value.
+        TypeError: neither an array nor a tensor, or numbers that are none of the above.
+    """
+    is_array = isinstance(image, np.ndarray)
+    if not isinstance(image, np.ndarray | Tensor):
+        raise TypeError(f"image is a {type(image).__name__}; give a NumPy array or a torch tensor")
+    x = _tensor(image)
+    if not 0 <= batch_dims < max(1, x.dim()):
+        raise ValueError(f"batch_dims = {batch_dims}: the image has {x.dim()} axes, {tuple(x.shape)}")
+    channel = _channel_axis(x, channel_axis, batch_dims)
+    pixels = [size for axis, size in enumerate(x.shape) if axis >= batch_dims and axis != channel]
+    if not 2 <= len(pixels) <= 4:
+        raise ValueError(
+            f"an image of shape {tuple(x.shape)} has {len(pixels)} pixel axes (batch_dims = {batch_dims}, "
+            f"channel_axis = {channel_axis}): 2, 3 or 4 can be filtered"
+        )
+    if not x.numel():
+        raise ValueError(f"an image of shape {tuple(x.shape)} has no pixels")
+    sizes = [size + 1 - size % 2 for size in _sizes("patch_size", patch_size, len(pixels))]
+    distances = _sizes("patch_distance", patch_distance, len(pixels))
+    flat = _flat(_scaled(x, preserve_range), batch_dims, channel)
+    _check_finite("image", flat)
+    other = flat if guide is None else _guide(guide, x, preserve_range, batch_dims, channel)
+    every = x.shape[:batch_dims] + torch.Size(pixels)
+    h_of = _strength("h", h, flat, every, least=0.0, may_be_least=False)
+    sigma_of = _strength("sigma", sigma, flat, every, least=0.0, may_be_least=True)
+    kernels = [
+        torch.tensor(patch_kernel((size,), not fast_mode), dtype=flat.dtype, device=flat.device)
+        for size in sizes
+    ]
+    y = nl_means(flat, other, h_of, sigma_of, kernels, distances)
+    y = _unflat(y, x.shape, channel)
+    if x.is_floating_point():
+        y = y.to(x.dtype)
+    result: Any = y.detach().numpy() if is_array else y
+    return result  # type: ignore[no-any-return]
+
+
+def _tensor(image: NDArray[Any] | Tensor) -> Tensor:
+    if isinstance(image, Tensor):
+        return image
+    try:
+        return torch.from_numpy(np.ascontiguousarray(image)).reshape(image.shape)
+    except TypeError:
+        raise TypeError(f"an image of {image.dtype}: give floats, or whole numbers without sign") from None
+
+
+def _channel_axis(x: Tensor, channel_axis: int | None, batch_dims: int) -> int | None:
+    if channel_axis is None:
+        return None
+    if not -x.dim() <= channel_axis < x.dim() or channel_axis % x.dim() < batch_dims:
+        raise ValueError(
+            f"channel_axis = {channel_axis}: there is no such axis in an image of shape {tuple(x.shape)}"
+            + (f" behind {batch_dims} batch axes" if batch_dims else "")
+        )
+    return channel_axis % x.dim()
+
+
+def _sizes(name: str, given: Sizes, axes: int) -> list[int]:
+    values = [given] * axes if isinstance(given, int) else list(given)
+    if len(values) != axes:
+        raise ValueError(f"{name} = {given}: the image has {axes} pixel axes, so give one number or {axes}")
+    if any(isinstance(value, bool) or int(value) != value or value < 1 for value in values):
+        raise ValueError(f"{name} = {given}: whole numbers, 1 or more")
+    return [int(value) for value in values]
+
+
+def _scaled(x: Tensor, preserve_range: bool) -> Tensor:
+    """Floats to compute with: float32 for half precision, float64 for whole numbers."""
+    if x.dtype in _HALF:
+        return x.float()
+    if x.is_floating_point():
+        return x
+    if x.dtype == torch.bool:
+        return x.double()
+    if x.is_complex() or (torch.iinfo(x.dtype).min < 0 and not preserve_range):
+        raise TypeError(
+            f"an image of {x.dtype}: floats, or whole numbers without sign; others with preserve_range=True"
+        )
+    return x.double() / (1 if preserve_range else torch.iinfo(x.dtype).max)
+
+
+def _flat(x: Tensor, batch_dims: int, channel: int | None) -> Tensor:
+    """(batch, channel, *pixels)."""
+    x = x.unsqueeze(batch_dims) if channel is None else x.movedim(channel, batch_dims)
+    return x.reshape(math.prod(x.shape[:batch_dims]), *x.shape[batch_dims:])
+
+
+def _unflat(y: Tensor, shape: torch.Size, channel: int | None) -> Tensor:
+    if channel is None:
+        return y.reshape(shape)
+    first = [size for axis, size in enumerate(shape) if axis != channel]
+    batch = len(shape) - (y.dim() - 1)  # batch axes
+    return y.reshape(*first[:batch], shape[channel], *first[batch:]).movedim(batch, channel)
+
+
+def _guide(
+    guide: NDArray[Any] | Tensor, x: Tensor, preserve_range: bool, batch_dims: int, channel: int | None
+) -> Tensor:
+    given = _tensor(guide)
+    wanted = [size for axis, size in enumerate(x.shape) if axis != channel]
+    found = [size for axis, size in enumerate(given.shape) if axis != channel]
+    if given.dim() != x.dim() or wanted != found:
+        raise ValueError(
+            f"guide has the shape {tuple(given.shape)}, the image {tuple(x.shape)}: pixels must be the same"
+        )
+    flat = _flat(_scaled(given, preserve_range), batch_dims, channel)
+    _check_finite("guide", flat)
+    return flat.to(_scaled(x, preserve_range).dtype)
+
+
+def _check_finite(name: str, x: Tensor) -> None:
+    finite = x.isfinite()
+    if not bool(finite.all()):
+        count = int((~finite).sum())
+        raise ValueError(f"{count} of {x.numel()} values of the {name} are NaN or infinite; fill them first")
+
+
+def _strength(
+    name: str, value: Any, x: Tensor, shape: torch.Size, *, least: float, may_be_least: bool
+) -> Tensor:
+    """A tensor without axes, or (batch, *pixels)."""
+    given = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value, dtype=np.float64))
+    given = given.to(device=x.device, dtype=x.dtype)
+    bad = ~(given >= least) if may_be_least else ~(given > least)
+    if bool((bad | ~given.isfinite()).any()):
+        first = given[bad | ~given.isfinite()].flatten()[0] if given.dim() else given
+        raise ValueError(
+            f"{name} = {float(first):g}: it must be {'0 or more' if may_be_least else 'above 0'}, and finite"
+        )
+    if given.numel() == 1 and given.dim() <= 1:
+        return given.reshape(())
+    if given.shape != shape:
+        raise ValueError(
+            f"{name} has the shape {tuple(given.shape)}: one number, or one for each pixel, {tuple(shape)}"
+        )
+    return given.reshape(x.shape[0], *x.shape[2:])

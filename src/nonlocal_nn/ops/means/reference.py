@@ -1,0 +1,108 @@
+"""The textbook filter, straight from its equation: the oracle of every other form.
+
+    y(p) = 1/C(p) sum_q w(p, q) x(q)        w(p, q) = exp(-max(d2(p, q) - 2 sigma^2, 0) / h^2)
+
+q goes over the pixels of the image at most `patch_distance` away from p along every axis; w(p, p) = 1; C(p)
+is the sum of the weights. d2 is the mean, over the offsets o of a patch and all channels, of the squared
+difference of guide(p + o) and guide(q + o), where patches go over the edge as in a mirror that does not
+repeat the edge itself (NumPy's "reflect"), as often as needed. With `gaussian` the mean is weighted by a
+Gaussian of standard deviation (patch_size - 1) / 4.
+
+>>> import numpy as np
+>>> image = np.array([[[0.0]], [[0.0]], [[1.0]]])                  # (3, 1) pixels, 1 channel
+>>> denoise(image, (1, 1), (1, 0), h=1.0).round(3).ravel().tolist()
+[0.0, 0.155, 0.731]
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def denoise(
+    image: Floats,
+    patch_size: Sequence[int],
+    patch_distance: Sequence[int],
+    *,
+    h: float | Floats,
+    sigma: float | Floats = 0.0,
+    gaussian: bool = False,
+    guide: Floats | None = None,
+) -> Floats:
+    """The filtered image, pixel by pixel.
+
+    Args:
+        image: (*pixels, channels).
+        patch_size, patch_distance: for each pixel axis; sizes are odd.
+        h, sigma: one number, or (*pixels): each pixel's own.
+        gaussian: weight the patch by a Gaussian.
+        guide: (*pixels, channels of its own): what weights are made from; None: the image.
+    """
+    guide = image if guide is None else guide
+    shape = image.shape[:-1]
+    every_h, every_sigma = (np.broadcast_to(np.asarray(v, dtype=np.float64), shape) for v in (h, sigma))
+    kernel = patch_kernel(patch_size, gaussian)
+    patches = {p: _patch(guide, p, patch_size) for p in np.ndindex(*shape)}
+    result = np.empty_like(image, dtype=np.float64)
+    for p in np.ndindex(*shape):
+        total, weighted = 0.0, np.zeros(image.shape[-1])
+        for q in _candidates(p, shape, patch_distance):
+            d2 = float((kernel[..., None] * (patches[p] - patches[q]) ** 2).sum() / guide.shape[-1])
+            above = max(d2 - 2 * float(every_sigma[p]) ** 2, 0.0)
+            weight = math.exp(-above / float(every_h[p]) ** 2)
+            total += weight
+            weighted += weight * image[q]
+        result[p] = weighted / total
+    return result
+
+
+def patch_kernel(patch_size: Sequence[int], gaussian: bool) -> Floats:
+    """What each offset of a patch counts; the sum is one."""
+    kernel = np.ones(tuple(patch_size))
+    if gaussian:
+        for axis, size in enumerate(patch_size):
+            at = np.arange(size) - size // 2
+            deviation = (size - 1) / 4
+            row = np.exp(-(at**2) / (2 * deviation**2)) if deviation else np.ones(1)
+            kernel = kernel * row.reshape([-1 if a == axis else 1 for a in range(len(patch_size))])
+    result: Floats = kernel / kernel.sum()
+    return result
+
+
+def mirrored(index: int, length: int) -> int:
+    """Where a place outside of an axis lies in the mirror.
+
+    >>> [mirrored(index, 3) for index in range(-3, 6)]
+    [1, 2, 1, 0, 1, 2, 1, 0, 1]
+    """
+    if length == 1:
+        return 0
+    index %= 2 * length - 2
+    return index if index < length else 2 * length - 2 - index
+
+
+def _patch(image: Floats, p: tuple[int, ...], patch_size: Sequence[int]) -> Floats:
+    axes = [
+        [mirrored(i, length) for i in range(centre - size // 2, centre + size // 2 + 1)]
+        for centre, size, length in zip(p, patch_size, image.shape[:-1], strict=True)
+    ]
+    patch: Floats = image[np.ix_(*axes)]
+    return patch
+
+
+def _candidates(
+    p: tuple[int, ...], shape: tuple[int, ...], patch_distance: Sequence[int]
+) -> Iterator[tuple[int, ...]]:
+    return itertools.product(
+        *(
+            range(max(0, i - far), min(length, i + far + 1))
+            for i, far, length in zip(p, patch_distance, shape, strict=True)
+        )
+    )

@@ -1,0 +1,195 @@
+"""Non-local means shift by shift, in torch: any device, memory linear in the image, with its gradients.
+
+A shift s and its opposite share one map of weights, w(p, p + s) = w(p + s, p), where h and sigma are the same
+everywhere. The map of a shift is the squared difference of the guide and the shifted guide, averaged over the
+patch. The backward pass makes each map again instead of keeping it:
+
+    y = N / C,  N(p) = sum_q w(p, q) x(q)       a = dy / C,  b = -<dy, y> / C
+    dw(p, q) = <a(p), x(q)> + b(p)              dx(q) = sum_p w(p, q) a(p)
+    dd2 = -w dw / h^2 where d2 > 2 sigma^2      dh = 2 w dw max(d2 - 2 sigma^2, 0) / h^3
+    dsigma = 4 sigma w dw / h^2 there           dguide: the patch mean's own backward pass
+
+>>> x = torch.zeros(1, 1, 3, 1, dtype=torch.float64)
+>>> x[0, 0, 2] = 1
+>>> kernels = [torch.ones(1, dtype=x.dtype)] * 2
+>>> nl_means(x, x, torch.ones((), dtype=x.dtype), torch.zeros((), dtype=x.dtype), kernels, (1, 0)).ravel()
+tensor([0.0000, 0.1554, 0.7311], dtype=torch.float64)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nonlocal_nn._typing import Float
+
+Shift = tuple[int, ...]
+
+
+def nl_means(
+    x: Float[Tensor, "batch channel *pixels"],
+    guide: Float[Tensor, "batch guide *pixels"],
+    h: Tensor,
+    sigma: Tensor,
+    kernels: Sequence[Tensor],
+    patch_distance: Sequence[int],
+) -> Float[Tensor, "batch channel *pixels"]:
+    """The textbook filter (`reference.py`), differentiable by x, guide, h and sigma.
+
+    Args:
+        x, guide: what is averaged, and what weights are made from.
+        h, sigma: no axes, or (batch, *pixels).
+        kernels: for each pixel axis, what the offsets of a patch count along it; each sums to one.
+        patch_distance: for each pixel axis, how far candidates are sought.
+    """
+    result: Tensor = _NlMeans.apply(x, guide, h, sigma, tuple(patch_distance), *kernels)
+    return result
+
+
+class _NlMeans(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        guide: Tensor,
+        h: Tensor,
+        sigma: Tensor,
+        patch_distance: tuple[int, ...],
+        *kernels: Tensor,
+    ) -> Tensor:
+        padded = _padded(guide, kernels)
+        total = x.new_ones(x.shape[0], *x.shape[2:])  # w(p, p) = 1
+        weighted = x.clone()
+        for shift in half_of_shifts(x.shape[2:], patch_distance):
+            here, there = _overlap(shift, x.shape[2:])
+            d2 = _distance(padded, shift, kernels)
+            for at, other in ((here, there), (there, here)):
+                weight = _weight(d2, _at(h, at), _at(sigma, at))
+                total[:, *at] += weight
+                weighted[:, :, *at] += weight.unsqueeze(1) * x[:, :, *other]
+        weighted /= total.unsqueeze(1)
+        ctx.save_for_backward(x, guide, h, sigma, weighted, total, *kernels)
+        ctx.patch_distance = patch_distance
+        return weighted
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, guide, h, sigma, y, total, *kernels = ctx.saved_tensors
+        padded = _padded(guide, kernels)
+        a = dy / total.unsqueeze(1)
+        b = -(dy * y).sum(dim=1) / total
+        dx, dpadded = a.clone(), torch.zeros_like(padded)
+        dh, dsigma = torch.zeros_like(h), torch.zeros_like(sigma)
+        for shift in half_of_shifts(x.shape[2:], ctx.patch_distance):
+            here, there = _overlap(shift, x.shape[2:])
+            d2 = _distance(padded, shift, kernels)
+            dd2 = torch.zeros_like(d2)
+            for at, other in ((here, there), (there, here)):
+                h_at, sigma_at = _at(h, at), _at(sigma, at)
+                weight = _weight(d2, h_at, sigma_at)
+                dx[:, :, *other] += weight.unsqueeze(1) * a[:, :, *at]
+                dw = ((a[:, :, *at] * x[:, :, *other]).sum(dim=1) + b[:, *at]) * weight
+                above = d2 - 2 * sigma_at**2
+                dw = torch.where(above > 0, dw, 0)
+                dd2 -= dw / h_at**2
+                _add(dh, at, 2 * dw * above / h_at**3)
+                _add(dsigma, at, 4 * sigma_at * dw / h_at**2)
+            _add_distance_gradient(dpadded, padded, dd2, shift, kernels)
+        return dx, _folded(dpadded, guide, kernels), dh, dsigma, None, *(None for _ in kernels)
+
+
+def half_of_shifts(shape: Sequence[int], patch_distance: Sequence[int]) -> Iterator[Shift]:
+    """One of every pair of opposite shifts that some two pixels of the image have.
+
+    >>> list(half_of_shifts((2, 3), (1, 1)))
+    [(0, 1), (1, -1), (1, 0), (1, 1)]
+    """
+    reach = [min(far, length - 1) for far, length in zip(patch_distance, shape, strict=True)]
+    zero = (0,) * len(reach)
+    return (s for s in itertools.product(*(range(-r, r + 1) for r in reach)) if s > zero)
+
+
+def _overlap(shift: Shift, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where p and p + shift are both inside: the slices of p, and those of p + shift."""
+    here = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(shift, shape, strict=True))
+    there = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(shift, shape, strict=True))
+    return here, there
+
+
+def _at(value: Tensor, at: tuple[slice, ...]) -> Tensor:
+    return value[:, *at] if value.dim() else value
+
+
+def _add(total: Tensor, at: tuple[slice, ...], value: Tensor) -> None:
+    if total.dim():
+        total[:, *at] += value
+    else:
+        total += value.sum()
+
+
+def _weight(d2: Tensor, h: Tensor, sigma: Tensor) -> Tensor:
+    return torch.exp((d2 - 2 * sigma**2).clamp_(min=0).neg_() / h**2)
+
+
+def _distance(padded: Tensor, shift: Shift, kernels: Sequence[Tensor]) -> Tensor:
+    """d2 of all p with p + shift inside: (batch, *overlap)."""
+    here, there = _overlap(shift, padded.shape[2:])
+    squared = (padded[:, :, *here] - padded[:, :, *there]).square_().mean(dim=1)
+    for axis, kernel in enumerate(kernels, start=1):
+        squared = _along(squared, kernel, axis)
+    return squared
+
+
+def _along(values: Tensor, kernel: Tensor, axis: int) -> Tensor:
+    """The weighted sum over a window along one axis, which gets shorter by the window less one."""
+    length = values.shape[axis] - len(kernel) + 1
+    total = values.narrow(axis, 0, length) * kernel[0]
+    for place in range(1, len(kernel)):
+        total += values.narrow(axis, place, length) * kernel[place]
+    return total
+
+
+def _add_distance_gradient(
+    dpadded: Tensor, padded: Tensor, dd2: Tensor, shift: Shift, kernels: Sequence[Tensor]
+) -> None:
+    """The backward pass of `_distance`."""
+    here, there = _overlap(shift, padded.shape[2:])
+    for axis, kernel in enumerate(kernels, start=1):
+        widened = [0, 0] * dd2.dim()
+        widened[2 * (dd2.dim() - 1 - axis) : 2 * (dd2.dim() - axis)] = [len(kernel) - 1] * 2
+        dd2 = _along(torch.nn.functional.pad(dd2, widened), kernel.flip(0), axis)
+    both = (padded[:, :, *here] - padded[:, :, *there]) * (dd2 * (2 / padded.shape[1])).unsqueeze(1)
+    dpadded[:, :, *here] += both
+    dpadded[:, :, *there] -= both
+
+
+def _mirror(length: int, radius: int, device: torch.device) -> Tensor:
+    """Which place of an axis each place of the padded axis shows."""
+    at = torch.arange(-radius, length + radius, device=device)
+    if length == 1:
+        return torch.zeros_like(at)
+    at = at % (2 * length - 2)
+    return torch.minimum(at, 2 * length - 2 - at)
+
+
+def _padded(guide: Tensor, kernels: Sequence[Tensor]) -> Tensor:
+    for axis, kernel in enumerate(kernels, start=2):
+        guide = guide.index_select(axis, _mirror(guide.shape[axis], len(kernel) // 2, guide.device))
+    return guide
+
+
+def _folded(dpadded: Tensor, guide: Tensor, kernels: Sequence[Tensor]) -> Tensor:
+    """The backward pass of `_padded`."""
+    for axis in range(len(kernels) + 1, 1, -1):
+        length = guide.shape[axis]
+        shape = list(dpadded.shape)
+        shape[axis] = length
+        places = _mirror(length, len(kernels[axis - 2]) // 2, guide.device)
+        dpadded = dpadded.new_zeros(shape).index_add_(axis, places, dpadded)
+    return dpadded
