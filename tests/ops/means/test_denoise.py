@@ -14,7 +14,7 @@ from torch import Tensor
 
 import nonlocal_nn as nl
 from nonlocal_nn.ops.means import reference
-from nonlocal_nn.ops.means.shifts import half_of_shifts, nl_means
+from nonlocal_nn.ops.means.shifts import half_of_shifts, mirror_padded, nl_means
 
 RNG = np.random.default_rng(0)
 
@@ -119,17 +119,62 @@ def test_sizes_of_each_axis_and_even_ones() -> None:
 def test_numbers_of_every_kind() -> None:
     eight = RNG.integers(0, 256, (9, 8), dtype=np.uint8)
     y = nl.denoise_nl_means(eight, 3, 2, 0.3)
-    assert y.dtype == np.float64
-    np.testing.assert_allclose(y, nl.denoise_nl_means(eight / 255, 3, 2, 0.3))
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, nl.denoise_nl_means(eight / 255, 3, 2, 0.3), atol=1e-6)
     sixteen = eight.astype(np.uint16) * 257
-    np.testing.assert_allclose(nl.denoise_nl_means(sixteen, 3, 2, 0.3), y)
+    np.testing.assert_allclose(nl.denoise_nl_means(sixteen, 3, 2, 0.3), y, atol=1e-6)
     kept = nl.denoise_nl_means(eight, 3, 2, 0.3 * 255, preserve_range=True)
-    np.testing.assert_allclose(kept, 255 * y)
+    np.testing.assert_allclose(kept, 255 * y, atol=3e-4)
+    wide = nl.denoise_nl_means(eight.astype(np.uint32), 3, 2, 0.3 * 255, preserve_range=True)
+    assert wide.dtype == np.float64
     half = nl.denoise_nl_means((eight / 255).astype(np.float16), 3, 2, 0.3)
     assert half.dtype == np.float16
     np.testing.assert_allclose(half, y, atol=2e-3)
     signed = nl.denoise_nl_means(eight.astype(np.int16), 3, 2, 0.3 * 255, preserve_range=True)
     np.testing.assert_allclose(signed, kept)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "distances"),
+    [
+        ((1, 20, 300), (7, 7), (11, 11)),
+        ((3, 150, 17), (5, 3), (2, 30)),
+        ((2, 5, 9, 8), (3, 5, 3), (2, 2, 2)),
+        ((1, 3, 2, 7, 6), (3, 1, 3, 3), (1, 1, 2, 2)),
+        ((1, 2, 3), (7, 7), (5, 5)),
+        ((2, 1, 1), (3, 3), (1, 1)),
+    ],
+)
+def test_the_kernel_is_the_shift_form_with_the_same_bits_for_any_number_of_threads(
+    shape: tuple[int, ...], sizes: tuple[int, ...], distances: tuple[int, ...]
+) -> None:
+    pytest.importorskip("numba")
+    from nonlocal_nn.ops.means.kernel import nl_means_planes
+
+    x = torch.from_numpy(RNG.random((1, *shape)).astype(np.float32))
+    guide = torch.from_numpy(RNG.random((1, 2, *shape[1:])).astype(np.float32))
+    kernels = [kernel.float() for kernel in _kernels(sizes, False)]
+    for other, h, sigma in ((x, 0.3, 0.0), (x, 0.05, 0.2), (guide, 0.2, 0.1)):
+        padded = mirror_padded(other, kernels)[0].numpy()
+        one, two, three = (
+            nl_means_planes(x[0].numpy(), padded, sizes, distances, h, sigma, threads)
+            for threads in (1, 2, 3)
+        )
+        assert np.array_equal(one, two)
+        assert np.array_equal(one, three)
+        strength, noise = (torch.tensor(v, dtype=torch.float64) for v in (h, sigma))
+        all_alike = _kernels(sizes, False)
+        expected = nl_means(x.double(), other.double(), strength, noise, all_alike, distances)
+        np.testing.assert_allclose(one, expected[0], atol=1e-5)
+
+
+def test_without_numba_torch_does_it_and_says_once_how_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = RNG.random((256, 256)).astype(np.float32)
+    expected = nl.denoise_nl_means(image, 3, 2, 0.3)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.warns(UserWarning, match=r"nonlocal-nn\[denoise\]"):
+        found = nl.denoise_nl_means(image, 3, 2, 0.3)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_tensors_stay_tensors_with_gradients() -> None:

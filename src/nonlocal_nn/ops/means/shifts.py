@@ -62,7 +62,7 @@ class _NlMeans(torch.autograd.Function):
         patch_distance: tuple[int, ...],
         *kernels: Tensor,
     ) -> Tensor:
-        padded = _padded(guide, kernels)
+        padded = mirror_padded(guide, kernels)
         total = x.new_ones(x.shape[0], *x.shape[2:])  # w(p, p) = 1
         weighted = x.clone()
         for shift in half_of_shifts(x.shape[2:], patch_distance):
@@ -81,7 +81,7 @@ class _NlMeans(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, guide, h, sigma, y, total, *kernels = ctx.saved_tensors
-        padded = _padded(guide, kernels)
+        padded = mirror_padded(guide, kernels)
         a = dy / total.unsqueeze(1)
         b = -(dy * y).sum(dim=1) / total
         dx, dpadded = a.clone(), torch.zeros_like(padded)
@@ -178,14 +178,15 @@ def _mirror(length: int, radius: int, device: torch.device) -> Tensor:
     return torch.minimum(at, 2 * length - 2 - at)
 
 
-def _padded(guide: Tensor, kernels: Sequence[Tensor]) -> Tensor:
+def mirror_padded(guide: Tensor, kernels: Sequence[Tensor]) -> Tensor:
+    """The guide with its mirrored edge, half a patch on every side."""
     for axis, kernel in enumerate(kernels, start=2):
         guide = guide.index_select(axis, _mirror(guide.shape[axis], len(kernel) // 2, guide.device))
     return guide
 
 
 def _folded(dpadded: Tensor, guide: Tensor, kernels: Sequence[Tensor]) -> Tensor:
-    """The backward pass of `_padded`."""
+    """The backward pass of `mirror_padded`."""
     for axis in range(len(kernels) + 1, 1, -1):
         length = guide.shape[axis]
         shape = list(dpadded.shape)
