@@ -273,7 +273,8 @@ def _line(
 
 
 def _with_ties(percent: float, ties: float) -> str:
-    return f"{percent:.1f}" + (f" ({ties:.0f})" if ties else "")
+    """`92.5 (16)`; a share of ties below one with a decimal, so that none is shown as nothing."""
+    return f"{percent:.1f}" + (f" ({ties:.{int(ties < 1)}f})" if ties else "")
 
 
 def _comparison_lines(table: Table, rows: Sequence[Row]) -> list[str]:
