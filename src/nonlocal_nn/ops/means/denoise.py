@@ -7,7 +7,7 @@ import importlib.util
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ def denoise_nl_means(
     preserve_range: bool = False,
     batch_dims: int = 0,
     guide: Array | None = None,
+    compatibility: Literal["scikit-image"] | None = None,
 ) -> Array:
     """Non-local means: every pixel becomes a mean of the pixels around it, weighted by how alike patches are.
 
@@ -72,6 +73,9 @@ def denoise_nl_means(
         batch_dims: so many first axes are images of their own.
         guide: what the weights are made from instead, of the image's pixel shape; it has channels where the
             image has.
+        compatibility: "scikit-image" gives the results of its version 0.26 instead, in both modes
+            (`ops/means/compatibility.py` says how they differ); no gradients, one number for each option, no
+            guide.
 
     Returns:
         The filtered image, of the same shape and on the same device; whole numbers of 8 and 16 bits come
@@ -102,19 +106,63 @@ def denoise_nl_means(
     flat = _flat(_scaled(x, preserve_range), batch_dims, channel)
     _check_finite("image", flat)
     other = flat if guide is None else _guide(guide, x, preserve_range, batch_dims, channel)
+    if compatibility is not None:
+        if guide is not None:
+            raise ValueError("guide with compatibility: scikit-image has none")
+        y = _as_scikit_image(compatibility, flat, sizes, distances, h, fast_mode, sigma)
+        return _given_back(y, x, channel, is_array=is_array)  # type: ignore[no-any-return]
     every = x.shape[:batch_dims] + torch.Size(pixels)
-    h_of = _strength("h", h, flat, every, least=0.0, may_be_least=False)
-    sigma_of = _strength("sigma", sigma, flat, every, least=0.0, may_be_least=True)
+    h_of = _strength("h", h, flat, every, above=True)
+    sigma_of = _strength("sigma", sigma, flat, every, above=False)
     kernels = [
         torch.tensor(patch_kernel((size,), not fast_mode), dtype=flat.dtype, device=flat.device)
         for size in sizes
     ]
     y = _filtered(flat, other, h_of, sigma_of, kernels, distances, all_alike=fast_mode)
+    return _given_back(y, x, channel, is_array=is_array)  # type: ignore[no-any-return]
+
+
+def _given_back(y: Tensor, x: Tensor, channel: int | None, *, is_array: bool) -> Any:
+    """In the shape of the image, and its kind of floats."""
     y = _unflat(y, x.shape, channel)
     if x.is_floating_point():
         y = y.to(x.dtype)
-    result: Any = y.detach().numpy() if is_array else y
-    return result  # type: ignore[no-any-return]
+    return y.detach().numpy() if is_array else y
+
+
+def _as_scikit_image(
+    name: str,
+    x: Tensor,
+    sizes: Sequence[int],
+    distances: Sequence[int],
+    h: Any,
+    fast: bool,
+    sigma: Any,
+) -> Tensor:
+    from nonlocal_nn.ops.means.compatibility import fast_mode, slow_mode
+
+    if name != "scikit-image":
+        raise ValueError(f"compatibility = {name!r}: 'scikit-image', or None for the textbook's filter")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "compatibility='scikit-image' has no gradient; use the textbook's filter, or detach()"
+        )
+    if len({*sizes}) > 1 or len({*distances}) > 1:
+        raise ValueError(
+            f"patch_size, patch_distance = {sizes}, {distances}: scikit-image has one for all axes"
+        )
+    strength, noise = (_strength(n, v, x, torch.Size(), n == "h") for n, v in (("h", h), ("sigma", sigma)))
+    axes, channels = x.dim() - 2, x.shape[1]
+    if not fast and (axes == 4 or (axes == 3 and channels > 1) or sizes[0] == 1):
+        raise ValueError(
+            f"fast_mode=False with {axes} pixel axes, {channels} channels and patch_size {sizes[0]}: "
+            "scikit-image has it for 2-D images and for 3-D ones of one channel, with patches of more than a "
+            "pixel"
+        )
+    run = fast_mode if fast else slow_mode
+    images = np.moveaxis(x.detach().double().cpu().numpy(), 1, -1)
+    results = [run(image, sizes[0], distances[0], float(strength), float(noise)) for image in images]
+    return torch.from_numpy(np.moveaxis(np.stack(results), -1, 1)).to(device=x.device, dtype=x.dtype)
 
 
 def _filtered(
@@ -248,17 +296,15 @@ def _check_finite(name: str, x: Tensor) -> None:
         raise ValueError(f"{count} of {x.numel()} values of the {name} are NaN or infinite; fill them first")
 
 
-def _strength(
-    name: str, value: Any, x: Tensor, shape: torch.Size, *, least: float, may_be_least: bool
-) -> Tensor:
-    """A tensor without axes, or (batch, *pixels)."""
+def _strength(name: str, value: Any, x: Tensor, shape: torch.Size, above: bool) -> Tensor:
+    """A tensor without axes, or (batch, *pixels); above 0, or 0 and more."""
     given = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value, dtype=np.float64))
     given = given.to(device=x.device, dtype=x.dtype)
-    bad = ~(given >= least) if may_be_least else ~(given > least)
+    bad = ~(given > 0) if above else ~(given >= 0)
     if bool((bad | ~given.isfinite()).any()):
         first = given[bad | ~given.isfinite()].flatten()[0] if given.dim() else given
         raise ValueError(
-            f"{name} = {float(first):g}: it must be {'0 or more' if may_be_least else 'above 0'}, and finite"
+            f"{name} = {float(first):g}: it must be {'above 0' if above else '0 or more'}, and finite"
         )
     if given.numel() == 1 and given.dim() <= 1:
         return given.reshape(())
