@@ -72,7 +72,7 @@ def difference(variant: Sequence[float], baseline: Sequence[float], confidence: 
         low=mean - half,
         high=mean + half,
         p=sign_flip_p(by_seed),
-        same_sign=int((np.sign(by_seed) == sign).sum()),
+        same_sign=int((np.sign(by_seed) == sign).sum()) if sign else 0,
     )
 
 

@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nonlocal_nn.ops.means.noise import estimate_sigma
 from nonlocal_nn.ops.means.reference import patch_kernel
 from nonlocal_nn.ops.means.shifts import mirror_padded, nl_means
+from nonlocal_nn.ops.means.strength import h_of_least_risk, rule
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
 Sizes = int | Sequence[int]
@@ -26,11 +28,11 @@ _LARGE = 2**16  # values from which the time is worth a word
 
 def denoise_nl_means(
     image: Array,
-    patch_size: Sizes = 7,
+    patch_size: Sizes | Literal["auto"] = 7,
     patch_distance: Sizes = 11,
-    h: float | Array = 0.1,
+    h: float | Array | Literal["auto", "sure"] = 0.1,
     fast_mode: bool = True,
-    sigma: float | Array = 0.0,
+    sigma: float | Array | Literal["auto"] = 0.0,
     *,
     channel_axis: int | None = None,
     preserve_range: bool = False,
@@ -61,13 +63,17 @@ def denoise_nl_means(
             Floats, or whole numbers without sign, which count as 0 to 1 (255 is 1 in 8 bits). Half precision
             is computed in float32.
         patch_size: pixels of a patch, for all axes or one for each; an even number counts as one more.
-            (1, 7, 7) with patch_distance (2, 7, 7) is a video: flat patches, sought over time too.
+            (1, 7, 7) with patch_distance (2, 7, 7) is a video: flat patches, sought over time too. "auto": 3,
+            5 or 7 by sigma.
         patch_distance: how far patches are sought, for all axes or one for each.
-        h: strength, in the units of the image: above 0. One number, or one for every pixel.
+        h: strength, in the units of the image: above 0. One number, or one for every pixel. "auto": 0.5 to
+            0.8 sigma, by a rule; "sure": the one of least estimated risk (Stein), which takes 13 to 15 runs
+            more.
         fast_mode: True: all pixels of a patch count alike; False: by a Gaussian of deviation
             (patch_size - 1) / 4.
         sigma: standard deviation of the noise, 0 or more, one number or one for every pixel: differences
-            that noise of this size explains do not count.
+            that noise of this size explains do not count. "auto": from the finest wavelet details, as
+            `skimage.restoration.estimate_sigma`.
         channel_axis: axis of the channels, which are filtered together; None: there is none.
         preserve_range: take whole numbers as they are.
         batch_dims: so many first axes are images of their own.
@@ -101,24 +107,31 @@ def denoise_nl_means(
         )
     if not x.numel():
         raise ValueError(f"an image of shape {tuple(x.shape)} has no pixels")
-    sizes = [size + 1 - size % 2 for size in _sizes("patch_size", patch_size, len(pixels))]
+    sizes = None if isinstance(patch_size, str) else _odd(patch_size, len(pixels))
     distances = _sizes("patch_distance", patch_distance, len(pixels))
     flat = _flat(_scaled(x, preserve_range), batch_dims, channel)
     _check_finite("image", flat)
     other = flat if guide is None else _guide(guide, x, preserve_range, batch_dims, channel)
+    _check_words(patch_size, h, sigma)
     if compatibility is not None:
-        if guide is not None:
-            raise ValueError("guide with compatibility: scikit-image has none")
+        if guide is not None or sizes is None or isinstance(h, str) or isinstance(sigma, str):
+            raise ValueError("compatibility takes numbers and no guide: scikit-image has nothing else")
         y = _as_scikit_image(compatibility, flat, sizes, distances, h, fast_mode, sigma)
         return _given_back(y, x, channel, is_array=is_array)  # type: ignore[no-any-return]
-    every = x.shape[:batch_dims] + torch.Size(pixels)
-    h_of = _strength("h", h, flat, every, above=True)
-    sigma_of = _strength("sigma", sigma, flat, every, above=False)
-    kernels = [
-        torch.tensor(patch_kernel((size,), not fast_mode), dtype=flat.dtype, device=flat.device)
-        for size in sizes
-    ]
-    y = _filtered(flat, other, h_of, sigma_of, kernels, distances, all_alike=fast_mode)
+    if sizes is None or isinstance(h, str) or isinstance(sigma, str):
+        unit = 1.0 if x.is_floating_point() or not preserve_range else float(torch.iinfo(x.dtype).max)
+        guides = [None] * len(flat) if guide is None else [other[[n]] for n in range(len(flat))]
+        y = torch.cat(
+            [
+                _by_noise(flat[[n]], guides[n], sizes, distances, h, sigma, fast_mode, unit)
+                for n in range(len(flat))
+            ]
+        )
+    else:
+        every = x.shape[:batch_dims] + torch.Size(pixels)
+        h_of = _strength("h", h, flat, every, above=True)
+        sigma_of = _strength("sigma", sigma, flat, every, above=False)
+        y = _filtered(flat, other, h_of, sigma_of, sizes, distances, fast_mode)
     return _given_back(y, x, channel, is_array=is_array)  # type: ignore[no-any-return]
 
 
@@ -165,17 +178,63 @@ def _as_scikit_image(
     return torch.from_numpy(np.moveaxis(np.stack(results), -1, 1)).to(device=x.device, dtype=x.dtype)
 
 
+def _check_words(patch_size: Any, h: Any, sigma: Any) -> None:
+    for name, value, words in (
+        ("patch_size", patch_size, ("auto",)),
+        ("h", h, ("auto", "sure")),
+        ("sigma", sigma, ("auto",)),
+    ):
+        if isinstance(value, str) and value not in words:
+            raise ValueError(f"{name} = {value!r}: numbers, or {' or '.join(map(repr, words))}")
+
+
+def _by_noise(
+    x: Tensor,
+    guide: Tensor | None,
+    sizes: Sequence[int] | None,
+    distances: Sequence[int],
+    h: Any,
+    sigma: Any,
+    fast_mode: bool,
+    unit: float,
+) -> Tensor:
+    """One image (1, channel, *pixels), with what follows from its noise; unit: what counts as one."""
+    one_number = torch.Size()
+    estimated = isinstance(sigma, str)
+    noise = estimate_sigma(x.detach())[0] if estimated else _strength("sigma", sigma, x, one_number, False)
+    if not float(noise):
+        if estimated:
+            return x.clone()  # nothing to take away
+        raise ValueError("sigma = 0: 'auto' and 'sure' of other options follow from it; give it, or 'auto'")
+    size, factor = rule(float(noise) / unit, x.shape[1])
+    sizes = [size] * (x.dim() - 2) if sizes is None else sizes
+
+    def run(image: Tensor, strength: float | Tensor) -> Tensor:
+        given = torch.as_tensor(strength, dtype=x.dtype, device=x.device)
+        return _filtered(image, image if guide is None else guide, given, noise, sizes, distances, fast_mode)
+
+    if isinstance(h, str):
+        strength = factor * float(noise)
+        if h == "sure":
+            with torch.no_grad():
+                strength = h_of_least_risk(run, x, float(noise))
+        return run(x, strength)
+    return run(x, _strength("h", h, x, one_number, True))
+
+
 def _filtered(
     x: Tensor,
     guide: Tensor,
     h: Tensor,
     sigma: Tensor,
-    kernels: Sequence[Tensor],
+    sizes: Sequence[int],
     patch_distance: Sequence[int],
-    *,
     all_alike: bool,
 ) -> Tensor:
     """The shift form, or the compiled kernel where it can run and no gradient is wanted."""
+    kernels = [
+        torch.tensor(patch_kernel((size,), not all_alike), dtype=x.dtype, device=x.device) for size in sizes
+    ]
     wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (x, guide, h, sigma))
     fits = all_alike and x.device.type == "cpu" and x.dtype == torch.float32 and not (h.dim() or sigma.dim())
     if wants_gradient or not fits:
@@ -190,7 +249,7 @@ def _filtered(
         nl_means_planes(
             image.numpy(),
             around.numpy(),
-            [len(kernel) for kernel in kernels],
+            sizes,
             patch_distance,
             float(h),
             float(sigma),
@@ -242,6 +301,10 @@ def _sizes(name: str, given: Sizes, axes: int) -> list[int]:
     if any(isinstance(value, bool) or int(value) != value or value < 1 for value in values):
         raise ValueError(f"{name} = {given}: whole numbers, 1 or more")
     return [int(value) for value in values]
+
+
+def _odd(given: Sizes, axes: int) -> list[int]:
+    return [size + 1 - size % 2 for size in _sizes("patch_size", given, axes)]
 
 
 def _scaled(x: Tensor, preserve_range: bool) -> Tensor:
