@@ -57,7 +57,7 @@ def test_what_it_cannot_do_is_said() -> None:
     image = torch.rand(8, 8, requires_grad=True)
     for options, reason in (
         ({}, "has no gradient"),
-        ({"guide": image}, "takes numbers and no guide"),
+        ({"guide": image}, "takes numbers, no guide"),
         ({"patch_size": (3, 5)}, "one for all axes"),
         ({"h": torch.ones(8, 8)}, r"h has the shape \\(8, 8\\)"),
     ):

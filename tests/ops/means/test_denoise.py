@@ -197,6 +197,31 @@ def test_a_guide_gives_the_weights() -> None:
     np.testing.assert_allclose(y, expected[..., 0])
 
 
+def test_a_mask_leaves_pixels_out() -> None:
+    image, mask = RNG.random((9, 8, 2)), RNG.random((9, 8)) > 0.3
+    mask[:4, :4] = False  # whole patches without a pixel
+    holes = np.where(mask[..., None], image, np.nan)
+    for gaussian in (False, True):
+        expected = reference.denoise(image, (3, 3), (2, 3), h=0.3, sigma=0.1, gaussian=gaussian, mask=mask)
+        found = nl.denoise_nl_means(holes, 3, (2, 3), 0.3, not gaussian, 0.1, channel_axis=-1, mask=mask)
+        np.testing.assert_allclose(found[mask], expected[mask], atol=1e-12)
+        assert np.isnan(found[~mask]).all()
+    whole = nl.denoise_nl_means(image, 3, 2, 0.3, channel_axis=-1, mask=np.ones((9, 8), dtype=bool))
+    np.testing.assert_allclose(whole, nl.denoise_nl_means(image, 3, 2, 0.3, channel_axis=-1))
+
+
+def test_gradients_with_a_mask() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(1, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    h, sigma = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.4, 0.1))
+    mask = torch.rand(1, 4, 5) > 0.3
+    mask[:, :2, :2] = False
+    kernels = _kernels((3, 1), False)
+    assert torch.autograd.gradcheck(
+        lambda x, h, s: nl_means(x, x, h, s, kernels, (2, 2), mask), [x, h, sigma]
+    )
+
+
 @pytest.mark.parametrize(
     ("image", "options", "reason"),
     [
@@ -219,6 +244,8 @@ def test_a_guide_gives_the_weights() -> None:
         (np.zeros((8, 8)), {"h": np.ones((8, 7))}, r"h has the shape \(8, 7\)"),
         (np.zeros((8, 8)), {"guide": np.ones((8, 7))}, r"guide has the shape \(8, 7\)"),
         (np.full((8, 8), np.inf), {}, r"64 of 64 values of the image are NaN or infinite"),
+        (np.zeros((8, 8)), {"mask": np.ones((8, 7), dtype=bool)}, r"mask has the shape \(8, 7\)"),
+        (np.zeros((8, 8)), {"mask": np.ones((8, 8))}, r"mask is of torch.float64"),
     ],
 )
 def test_what_cannot_be_is_refused(image: Any, options: dict[str, Any], reason: str) -> None:

@@ -38,6 +38,7 @@ def denoise_nl_means(
     preserve_range: bool = False,
     batch_dims: int = 0,
     guide: Array | None = None,
+    mask: Array | None = None,
     compatibility: Literal["scikit-image"] | None = None,
 ) -> Array:
     """Non-local means: every pixel becomes a mean of the pixels around it, weighted by how alike patches are.
@@ -79,6 +80,8 @@ def denoise_nl_means(
         batch_dims: so many first axes are images of their own.
         guide: what the weights are made from instead, of the image's pixel shape; it has channels where the
             image has.
+        mask: of the image's pixel shape; pixels that are False take no part, may be NaN, and stay as they
+            are.
         compatibility: "scikit-image" gives the results of its version 0.26 instead, in both modes
             (`ops/means/compatibility.py` says how they differ); no gradients, one number for each option, no
             guide.
@@ -110,28 +113,38 @@ def denoise_nl_means(
     sizes = None if isinstance(patch_size, str) else _odd(patch_size, len(pixels))
     distances = _sizes("patch_distance", patch_distance, len(pixels))
     flat = _flat(_scaled(x, preserve_range), batch_dims, channel)
-    _check_finite("image", flat)
-    other = flat if guide is None else _guide(guide, x, preserve_range, batch_dims, channel)
+    every = x.shape[:batch_dims] + torch.Size(pixels)
+    inside = None if mask is None else _inside(mask, flat, every)
+    _check_finite("image", flat, inside)
+    other = flat if guide is None else _guide(guide, x, preserve_range, batch_dims, channel, inside)
     _check_words(patch_size, h, sigma)
     if compatibility is not None:
-        if guide is not None or sizes is None or isinstance(h, str) or isinstance(sigma, str):
-            raise ValueError("compatibility takes numbers and no guide: scikit-image has nothing else")
+        if (
+            guide is not None
+            or mask is not None
+            or sizes is None
+            or isinstance(h, str)
+            or isinstance(sigma, str)
+        ):
+            raise ValueError(
+                "compatibility takes numbers, no guide and no mask: scikit-image has nothing else"
+            )
         y = _as_scikit_image(compatibility, flat, sizes, distances, h, fast_mode, sigma)
         return _given_back(y, x, channel, is_array=is_array)  # type: ignore[no-any-return]
     if sizes is None or isinstance(h, str) or isinstance(sigma, str):
         unit = 1.0 if x.is_floating_point() or not preserve_range else float(torch.iinfo(x.dtype).max)
         guides = [None] * len(flat) if guide is None else [other[[n]] for n in range(len(flat))]
+        masks = [None] * len(flat) if inside is None else [inside[[n]] for n in range(len(flat))]
         y = torch.cat(
             [
-                _by_noise(flat[[n]], guides[n], sizes, distances, h, sigma, fast_mode, unit)
+                _by_noise(flat[[n]], guides[n], masks[n], sizes, distances, h, sigma, fast_mode, unit)
                 for n in range(len(flat))
             ]
         )
     else:
-        every = x.shape[:batch_dims] + torch.Size(pixels)
         h_of = _strength("h", h, flat, every, above=True)
         sigma_of = _strength("sigma", sigma, flat, every, above=False)
-        y = _filtered(flat, other, h_of, sigma_of, sizes, distances, fast_mode)
+        y = _filtered(flat, other, inside, h_of, sigma_of, sizes, distances, fast_mode)
     return _given_back(y, x, channel, is_array=is_array)  # type: ignore[no-any-return]
 
 
@@ -191,6 +204,7 @@ def _check_words(patch_size: Any, h: Any, sigma: Any) -> None:
 def _by_noise(
     x: Tensor,
     guide: Tensor | None,
+    mask: Tensor | None,
     sizes: Sequence[int] | None,
     distances: Sequence[int],
     h: Any,
@@ -201,6 +215,8 @@ def _by_noise(
     """One image (1, channel, *pixels), with what follows from its noise; unit: what counts as one."""
     one_number = torch.Size()
     estimated = isinstance(sigma, str)
+    if mask is not None and (estimated or h == "sure"):
+        raise ValueError("sigma='auto' and h='sure' look at the whole image: with a mask, give numbers")
     noise = estimate_sigma(x.detach())[0] if estimated else _strength("sigma", sigma, x, one_number, False)
     if not float(noise):
         if estimated:
@@ -211,7 +227,8 @@ def _by_noise(
 
     def run(image: Tensor, strength: float | Tensor) -> Tensor:
         given = torch.as_tensor(strength, dtype=x.dtype, device=x.device)
-        return _filtered(image, image if guide is None else guide, given, noise, sizes, distances, fast_mode)
+        other = image if guide is None else guide
+        return _filtered(image, other, mask, given, noise, sizes, distances, fast_mode)
 
     if isinstance(h, str):
         strength = factor * float(noise)
@@ -225,6 +242,7 @@ def _by_noise(
 def _filtered(
     x: Tensor,
     guide: Tensor,
+    mask: Tensor | None,
     h: Tensor,
     sigma: Tensor,
     sizes: Sequence[int],
@@ -236,9 +254,15 @@ def _filtered(
         torch.tensor(patch_kernel((size,), not all_alike), dtype=x.dtype, device=x.device) for size in sizes
     ]
     wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (x, guide, h, sigma))
-    fits = all_alike and x.device.type == "cpu" and x.dtype == torch.float32 and not (h.dim() or sigma.dim())
+    fits = (
+        all_alike
+        and mask is None
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not (h.dim() or sigma.dim())
+    )
     if wants_gradient or not fits:
-        return nl_means(x, guide, h, sigma, kernels, patch_distance)
+        return nl_means(x, guide, h, sigma, kernels, patch_distance, mask)
     if importlib.util.find_spec("numba") is None:
         _say_once_how_to_be_faster(x.numel())
         return nl_means(x, guide, h, sigma, kernels, patch_distance)
@@ -338,7 +362,12 @@ def _unflat(y: Tensor, shape: torch.Size, channel: int | None) -> Tensor:
 
 
 def _guide(
-    guide: NDArray[Any] | Tensor, x: Tensor, preserve_range: bool, batch_dims: int, channel: int | None
+    guide: NDArray[Any] | Tensor,
+    x: Tensor,
+    preserve_range: bool,
+    batch_dims: int,
+    channel: int | None,
+    inside: Tensor | None,
 ) -> Tensor:
     given = _tensor(guide)
     wanted = [size for axis, size in enumerate(x.shape) if axis != channel]
@@ -348,15 +377,27 @@ def _guide(
             f"guide has the shape {tuple(given.shape)}, the image {tuple(x.shape)}: pixels must be the same"
         )
     flat = _flat(_scaled(given, preserve_range), batch_dims, channel)
-    _check_finite("guide", flat)
+    _check_finite("guide", flat, inside)
     return flat.to(_scaled(x, preserve_range).dtype)
 
 
-def _check_finite(name: str, x: Tensor) -> None:
-    finite = x.isfinite()
+def _inside(mask: NDArray[Any] | Tensor, x: Tensor, shape: torch.Size) -> Tensor:
+    given = mask if isinstance(mask, Tensor) else torch.from_numpy(np.ascontiguousarray(mask))
+    if given.dtype != torch.bool:
+        raise ValueError(f"mask is of {given.dtype}: give True for pixels that take part, False for others")
+    if given.shape != shape:
+        raise ValueError(f"mask has the shape {tuple(given.shape)}: one for each pixel, {tuple(shape)}")
+    return given.to(x.device).reshape(x.shape[0], *x.shape[2:])
+
+
+def _check_finite(name: str, x: Tensor, inside: Tensor | None) -> None:
+    finite = x.isfinite() if inside is None else x.isfinite() | ~inside.unsqueeze(1)
     if not bool(finite.all()):
         count = int((~finite).sum())
-        raise ValueError(f"{count} of {x.numel()} values of the {name} are NaN or infinite; fill them first")
+        raise ValueError(
+            f"{count} of {x.numel()} values of the {name} are NaN or infinite; fill them, or leave their "
+            "pixels out with mask="
+        )
 
 
 def _strength(name: str, value: Any, x: Tensor, shape: torch.Size, above: bool) -> Tensor:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ def denoise(
     sigma: float | Floats = 0.0,
     gaussian: bool = False,
     guide: Floats | None = None,
+    mask: NDArray[np.bool_] | None = None,
 ) -> Floats:
     """The filtered image, pixel by pixel.
 
@@ -44,17 +46,28 @@ def denoise(
         h, sigma: one number, or (*pixels): each pixel's own.
         gaussian: weight the patch by a Gaussian.
         guide: (*pixels, channels of its own): what weights are made from; None: the image.
+        mask: (*pixels): False takes no part. d2 is then the mean over the offsets where both patches have
+            pixels that do, and a q without one has no weight; pixels that are False stay as they are.
     """
     guide = image if guide is None else guide
     shape = image.shape[:-1]
     every_h, every_sigma = (np.broadcast_to(np.asarray(v, dtype=np.float64), shape) for v in (h, sigma))
     kernel = patch_kernel(patch_size, gaussian)
     patches = {p: _patch(guide, p, patch_size) for p in np.ndindex(*shape)}
+    valid = np.ones(shape, dtype=bool) if mask is None else mask
+    masks = {p: _patch(valid[..., None], p, patch_size) for p in np.ndindex(*shape)}
     result = np.empty_like(image, dtype=np.float64)
     for p in np.ndindex(*shape):
+        if not valid[p]:
+            result[p] = image[p]
+            continue
         total, weighted = 0.0, np.zeros(image.shape[-1])
         for q in _candidates(p, shape, patch_distance):
-            d2 = float((kernel[..., None] * (patches[p] - patches[q]) ** 2).sum() / guide.shape[-1])
+            counts = kernel[..., None] * (masks[p] & masks[q])
+            if not valid[q] or not counts.any():
+                continue
+            squares = np.where(counts > 0, (patches[p] - patches[q]) ** 2, 0.0)
+            d2 = float((counts * squares).sum() / counts.sum() / guide.shape[-1])
             above = max(d2 - 2 * float(every_sigma[p]) ** 2, 0.0)
             weight = math.exp(-above / float(every_h[p]) ** 2)
             total += weight
@@ -88,12 +101,12 @@ def mirrored(index: int, length: int) -> int:
     return index if index < length else 2 * length - 2 - index
 
 
-def _patch(image: Floats, p: tuple[int, ...], patch_size: Sequence[int]) -> Floats:
+def _patch(image: NDArray[Any], p: tuple[int, ...], patch_size: Sequence[int]) -> NDArray[Any]:
     axes = [
         [mirrored(i, length) for i in range(centre - size // 2, centre + size // 2 + 1)]
         for centre, size, length in zip(p, patch_size, image.shape[:-1], strict=True)
     ]
-    patch: Floats = image[np.ix_(*axes)]
+    patch: NDArray[Any] = image[np.ix_(*axes)]
     return patch
 
 

@@ -38,6 +38,7 @@ def nl_means(
     sigma: Tensor,
     kernels: Sequence[Tensor],
     patch_distance: Sequence[int],
+    mask: Tensor | None = None,
 ) -> Float[Tensor, "batch channel *pixels"]:
     """The textbook filter (`reference.py`), differentiable by x, guide, h and sigma.
 
@@ -46,9 +47,15 @@ def nl_means(
         h, sigma: no axes, or (batch, *pixels).
         kernels: for each pixel axis, what the offsets of a patch count along it; each sums to one.
         patch_distance: for each pixel axis, how far candidates are sought.
+        mask: (batch, *pixels), False takes no part, and may hold anything; None: all do.
     """
-    result: Tensor = _NlMeans.apply(x, guide, h, sigma, tuple(patch_distance), *kernels)
-    return result
+    if mask is None:
+        result: Tensor = _NlMeans.apply(x, guide, h, sigma, None, tuple(patch_distance), *kernels)
+        return result
+    inside = mask.unsqueeze(1)
+    x_0, guide_0 = (torch.where(inside, tensor, 0) for tensor in (x, guide))
+    y: Tensor = _NlMeans.apply(x_0, guide_0, h, sigma, mask.to(x.dtype), tuple(patch_distance), *kernels)
+    return torch.where(inside, y, x)
 
 
 class _NlMeans(torch.autograd.Function):
@@ -59,49 +66,57 @@ class _NlMeans(torch.autograd.Function):
         guide: Tensor,
         h: Tensor,
         sigma: Tensor,
+        mask: Tensor | None,
         patch_distance: tuple[int, ...],
         *kernels: Tensor,
     ) -> Tensor:
-        padded = mirror_padded(guide, kernels)
+        padded, padded_mask = _both_padded(guide, mask, kernels)
         total = x.new_ones(x.shape[0], *x.shape[2:])  # w(p, p) = 1
         weighted = x.clone()
         for shift in half_of_shifts(x.shape[2:], patch_distance):
             here, there = _overlap(shift, x.shape[2:])
-            d2 = _distance(padded, shift, kernels)
+            d2, _ = _distance(padded, padded_mask, shift, kernels)
             for at, other in ((here, there), (there, here)):
                 weight = _weight(d2, _at(h, at), _at(sigma, at))
+                if mask is not None:
+                    weight *= mask[:, *other]
                 total[:, *at] += weight
                 weighted[:, :, *at] += weight.unsqueeze(1) * x[:, :, *other]
         weighted /= total.unsqueeze(1)
-        ctx.save_for_backward(x, guide, h, sigma, weighted, total, *kernels)
+        ctx.save_for_backward(x, guide, h, sigma, mask, weighted, total, *kernels)
         ctx.patch_distance = patch_distance
         return weighted
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, guide, h, sigma, y, total, *kernels = ctx.saved_tensors
-        padded = mirror_padded(guide, kernels)
+        x, guide, h, sigma, mask, y, total, *kernels = ctx.saved_tensors
+        padded, padded_mask = _both_padded(guide, mask, kernels)
         a = dy / total.unsqueeze(1)
         b = -(dy * y).sum(dim=1) / total
         dx, dpadded = a.clone(), torch.zeros_like(padded)
         dh, dsigma = torch.zeros_like(h), torch.zeros_like(sigma)
         for shift in half_of_shifts(x.shape[2:], ctx.patch_distance):
             here, there = _overlap(shift, x.shape[2:])
-            d2 = _distance(padded, shift, kernels)
+            d2, counts = _distance(padded, padded_mask, shift, kernels)
             dd2 = torch.zeros_like(d2)
             for at, other in ((here, there), (there, here)):
                 h_at, sigma_at = _at(h, at), _at(sigma, at)
                 weight = _weight(d2, h_at, sigma_at)
+                if mask is not None:
+                    weight *= mask[:, *other]
                 dx[:, :, *other] += weight.unsqueeze(1) * a[:, :, *at]
                 dw = ((a[:, :, *at] * x[:, :, *other]).sum(dim=1) + b[:, *at]) * weight
                 above = d2 - 2 * sigma_at**2
+                above = torch.where(above.isfinite(), above, 0)  # no pixels to compare: no weight either
                 dw = torch.where(above > 0, dw, 0)
                 dd2 -= dw / h_at**2
                 _add(dh, at, 2 * dw * above / h_at**3)
                 _add(dsigma, at, 4 * sigma_at * dw / h_at**2)
-            _add_distance_gradient(dpadded, padded, dd2, shift, kernels)
-        return dx, _folded(dpadded, guide, kernels), dh, dsigma, None, *(None for _ in kernels)
+            if counts is not None:
+                dd2 = torch.where(counts > 0, dd2 / counts, 0)
+            _add_distance_gradient(dpadded, padded, padded_mask, dd2, shift, kernels)
+        return dx, _folded(dpadded, guide, kernels), dh, dsigma, None, None, *(None for _ in kernels)
 
 
 def half_of_shifts(shape: Sequence[int], patch_distance: Sequence[int]) -> Iterator[Shift]:
@@ -137,13 +152,24 @@ def _weight(d2: Tensor, h: Tensor, sigma: Tensor) -> Tensor:
     return torch.exp((d2 - 2 * sigma**2).clamp_(min=0).neg_() / h**2)
 
 
-def _distance(padded: Tensor, shift: Shift, kernels: Sequence[Tensor]) -> Tensor:
-    """d2 of all p with p + shift inside: (batch, *overlap)."""
+def _distance(
+    padded: Tensor, mask: Tensor | None, shift: Shift, kernels: Sequence[Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """d2 of all p with p + shift inside, (batch, *overlap), and the share of the patch that it is a mean of.
+
+    Infinite where the mask leaves nothing to compare.
+    """
     here, there = _overlap(shift, padded.shape[2:])
     squared = (padded[:, :, *here] - padded[:, :, *there]).square_().mean(dim=1)
+    counts = None if mask is None else mask[:, 0][:, *here] * mask[:, 0][:, *there]
+    if counts is not None:
+        squared *= counts
     for axis, kernel in enumerate(kernels, start=1):
         squared = _along(squared, kernel, axis)
-    return squared
+        counts = None if counts is None else _along(counts, kernel, axis)
+    if counts is None:
+        return squared, None
+    return torch.where(counts > 0, squared / counts, torch.inf), counts
 
 
 def _along(values: Tensor, kernel: Tensor, axis: int) -> Tensor:
@@ -156,7 +182,12 @@ def _along(values: Tensor, kernel: Tensor, axis: int) -> Tensor:
 
 
 def _add_distance_gradient(
-    dpadded: Tensor, padded: Tensor, dd2: Tensor, shift: Shift, kernels: Sequence[Tensor]
+    dpadded: Tensor,
+    padded: Tensor,
+    mask: Tensor | None,
+    dd2: Tensor,
+    shift: Shift,
+    kernels: Sequence[Tensor],
 ) -> None:
     """The backward pass of `_distance`."""
     here, there = _overlap(shift, padded.shape[2:])
@@ -164,6 +195,8 @@ def _add_distance_gradient(
         widened = [0, 0] * dd2.dim()
         widened[2 * (dd2.dim() - 1 - axis) : 2 * (dd2.dim() - axis)] = [len(kernel) - 1] * 2
         dd2 = _along(torch.nn.functional.pad(dd2, widened), kernel.flip(0), axis)
+    if mask is not None:
+        dd2 = dd2 * mask[:, 0][:, *here] * mask[:, 0][:, *there]
     both = (padded[:, :, *here] - padded[:, :, *there]) * (dd2 * (2 / padded.shape[1])).unsqueeze(1)
     dpadded[:, :, *here] += both
     dpadded[:, :, *there] -= both
@@ -176,6 +209,13 @@ def _mirror(length: int, radius: int, device: torch.device) -> Tensor:
         return torch.zeros_like(at)
     at = at % (2 * length - 2)
     return torch.minimum(at, 2 * length - 2 - at)
+
+
+def _both_padded(
+    guide: Tensor, mask: Tensor | None, kernels: Sequence[Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    padded_mask = None if mask is None else mirror_padded(mask.unsqueeze(1), kernels)
+    return mirror_padded(guide, kernels), padded_mask
 
 
 def mirror_padded(guide: Tensor, kernels: Sequence[Tensor]) -> Tensor:
