@@ -322,7 +322,10 @@ def draw(
         _draw_distances(figure, table, rows, ends)
     else:
         _draw_variants(figure, table, rows)
-    write_whole(file, lambda partial: figure.savefig(partial, format=file.suffix[1:], dpi=150))
+    about = {"Date": None} if file.suffix == ".svg" else None  # the same figure, the same file
+    write_whole(
+        file, lambda partial: figure.savefig(partial, format=file.suffix[1:], dpi=150, metadata=about)
+    )
     return file
 
 
