@@ -27,6 +27,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, no_type_check
 
+import numba
+import numba.extending
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +38,8 @@ _BAND_ROWS = 64
 _LANES = 16
 # 2^f for f from -1/2 to 1/2: a polynomial of degree 5, relative error 2e-7.
 _EXP2 = (1.0, 0.69314697, 0.24022651, 0.05550348, 0.00967170, 0.00132754)
-_TILE_COLUMNS = 256
+_TILES = (64, 128, 256)  # columns
+_TILE_COSTS = 24  # columns more
 
 
 def nl_means_planes(
@@ -61,14 +64,15 @@ def nl_means_planes(
     outer, (rows, columns) = pixels[:-2], pixels[-2:]
     places = list(np.ndindex(*outer))
     far = patch_distance[-1]
-    tiled = -(-columns // _TILE_COLUMNS) * _TILE_COLUMNS  # whole tiles, so that no loop has a rest
+    tile = min(_TILES, key=lambda tile: -(-columns // tile) * (tile + _TILE_COSTS))
+    tiled = -(-columns // tile) * tile  # whole tiles, so that no loop has a rest
     planes = _wider(x.reshape(channels, len(places), rows, columns), far, tiled + far)
     guide = _wider(padded.reshape(-1, *padded.shape[-2:]), far, tiled + far + patch_size[-1] + _LANES)
     outer_padded = padded.shape[1:-2]
     shifts = _outer_shifts(outer, patch_distance[:-2])
     scale = -1.0 / (h * h * np.log(2.0))
     per_pixel = 1.0 / (padded.shape[0] * np.prod(patch_size))
-    work = _compiled(patch_size[-2], patch_size[-1])
+    work = _compiled(patch_size[-2], patch_size[-1], tile)
     total = np.ones((len(places), rows, columns), dtype=np.float32)
     weighted = x.reshape(channels, len(places), rows, columns).copy()
 
@@ -163,25 +167,28 @@ def _plane_pairs(
 # 2^f for f from -1/2 to 1/2: a polynomial of degree 5, relative error 2e-7.
 
 
+@numba.extending.intrinsic
+@no_type_check
+def _as_float(typing, bits):  # noqa: ARG001 - numba calls it with both
+    """The float32 of these 32 bits."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return numba.float32(numba.int32), generate
+
+
 @functools.cache
 @no_type_check  # numba compiles what stands here, not what a checker has wrapped
-def _compiled(patch_rows: int, patch_columns: int) -> Callable[..., None]:
-    """The work of a band for one pair of places along the outer axes, compiled for a patch of this size."""
-    import numba
+def _compiled(patch_rows: int, patch_columns: int, tile: int) -> Callable[..., None]:
+    """The work of a band for one pair of places along the outer axes, compiled for these sizes.
 
-    size_y, size_x, tile = patch_rows, patch_columns, _TILE_COLUMNS
+    What it closes over are numbers: numba then finds it again on disk in the next process.
+    """
+    size_y, size_x = patch_rows, patch_columns
     wide = tile + -(-(size_x - 1) // _LANES) * _LANES
     c0, c1, c2, c3, c4, c5 = (np.float32(c) for c in _EXP2)
     half, low, high = np.float32(0.5), np.float32(-126), np.float32(0)
-
-    @numba.extending.intrinsic
-    def as_float(typing, bits):  # noqa: ARG001 - numba calls it with both
-        """The float32 of these 32 bits."""
-
-        def generate(context, builder, signature, arguments):
-            return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
-
-        return numba.float32(numba.int32), generate
 
     def work(
         guide: Any,
@@ -252,7 +259,7 @@ def _compiled(patch_rows: int, patch_columns: int) -> Callable[..., None]:
                                 e = min(max(s * scale + offset, low), high)
                                 n = np.int32(e - half)
                                 f = e - np.float32(n)
-                                two_to_n = as_float(np.int32((n + 127) << 23))
+                                two_to_n = _as_float(np.int32((n + 127) << 23))
                                 weight[i] = two_to_n * (
                                     c0 + f * (c1 + f * (c2 + f * (c3 + f * (c4 + f * c5))))
                                 )
