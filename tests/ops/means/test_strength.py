@@ -96,12 +96,8 @@ def test_whole_numbers_as_they_are_follow_the_same_rule() -> None:
         ({"h": "auto", "sigma": 0.1, "compatibility": "scikit-image"}, "compatibility takes numbers"),
     ],
 )
-def test_what_cannot_follow_is_refused(options: dict[str, Any], reason: str) -> None:
-    import jaxtyping
-
-    jaxtyping.config.update("jaxtyping_disable", True)  # the words are refused by the function itself
-    try:
-        with pytest.raises(ValueError, match=reason):
-            nl.denoise_nl_means(RNG.random((8, 8)), **options)
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+def test_what_cannot_follow_is_refused(
+    options: dict[str, Any], reason: str, without_shape_checks: None
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        nl.denoise_nl_means(RNG.random((8, 8)), **options)
