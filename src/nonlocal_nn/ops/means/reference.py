@@ -41,12 +41,12 @@ def denoise(
     """The filtered image, pixel by pixel.
 
     Args:
-        image: (*pixels, channels).
+        image: (pixels ..., channels).
         patch_size, patch_distance: for each pixel axis; sizes are odd.
-        h, sigma: one number, or (*pixels): each pixel's own.
+        h, sigma: one number, or (pixels ...): each pixel's own.
         gaussian: weight the patch by a Gaussian.
-        guide: (*pixels, channels of its own): what weights are made from; None: the image.
-        mask: (*pixels): False takes no part. d2 is then the mean over the offsets where both patches have
+        guide: (pixels ..., channels of its own): what weights are made from; None: the image.
+        mask: (pixels ...): False takes no part. d2 is then the mean over the offsets where both patches have
             pixels that do, and a q without one has no weight; pixels that are False stay as they are.
     """
     guide = image if guide is None else guide
