@@ -54,9 +54,9 @@ def test_rows_come_back_from_their_file(tmp_path: Path, rows: list[Row]) -> None
 def test_the_page_says_figures_interval_and_word(rows: list[Row]) -> None:
     text = markdown(TINY, rows)
     assert "| C2D | 71.8 | 50.0 (100), 50.0 (100), 50.0 (100), 50.0 (100), 50.0 (100) | 50.0 | 0.0 |" in text
+    sees = "25 pixels, 1 frame; blocks: all of space and time"
     assert (
-        "| block | 72.7 | 90.0, 87.5, 95.0, 91.0, 88.0 | 90.3 | 3.0 | 62.5 | 90.3 | 8,266 | 6.2 M | 0.200 |"
-        in text
+        f"| block | 72.7 | 90.0, 87.5, 95.0, 91.0, 88.0 | 90.3 | 3.0 | 62.5 | 90.3 | {sees} | 8,266 |" in text
     )
     assert "- block - C2D: +40.3 [+36.6, +44.0], 5 of 5 seeds, p 0.0625 (Holm 0.0625)" in text
     assert "; the paper +0.9: **agrees**" in text
@@ -78,7 +78,7 @@ def test_a_grid_that_was_cut_off_compares_the_seeds_it_has(rows: list[Row]) -> N
 def test_rows_without_quartets_count_videos(rows: list[Row]) -> None:
     text = markdown(TINY, [_row("C2D", seed, 0.0, quartets=0) for seed in range(2)])
     assert "videos right, %, by seed" in text
-    assert "| C2D | 71.8 | 62.5, 62.5 | 62.5 | 0.0 | 8,266 |" in text
+    assert "| C2D | 71.8 | 62.5, 62.5 | 62.5 | 0.0 | 25 pixels, 1 frame | 8,266 |" in text
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
