@@ -101,6 +101,7 @@ ANY_DISTANCE = LongRange(
     space=(12, 24, 38, 0, 0, 12, 24, 38, 38),
     time=(0, 0, 0, 3, 6, 3, 3, 3, 6),
     token="digit",
+    classes=10,  # two digits, 0 and 1, are learned as easily as two inks
     train_videos=1440,
     test_videos=720,
 )
