@@ -22,13 +22,13 @@ _DECODED = 20  # videos that are timed
 
 def estimate_seconds(table: Table, cells: Sequence[Cell], threads: int) -> dict[str, float]:
     """Seconds of one process for every unfinished cell, by key."""
+    todo = [cell for cell in cells if cell.results() is None]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        step = {name: _seconds_a_step(table, name, cells) for name in {cell.variant for cell in cells}}
+        step = {name: _seconds_a_step(table, name, todo) for name in {cell.variant for cell in todo}}
     finally:
         torch.set_num_threads(before)
-    todo = [cell for cell in cells if cell.results() is None]
     decoding = {data: _seconds_a_frame(data) for data in {cell.train.data.train for cell in todo}}
     return {cell.key: _seconds(cell, *step[cell.variant], decoding[cell.train.data.train]) for cell in todo}
 
