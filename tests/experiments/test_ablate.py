@@ -154,3 +154,12 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
     assert main(["ablate", *words, "--out", str(tmp_path / "grid")]) == 2
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "grid").exists()
+
+
+def test_a_recipe_does_not_choose_the_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels, recipe = tmp_path / "labels.csv", tmp_path / "recipe.yaml"
+    labels.write_text("path,label,sequence\na.mp4,one,1\nb.mp4,two,2\n")
+    recipe.write_text("model: {weights: mine.safetensors}\n")
+    words = ["--data", str(labels), "--fold_by", "sequence", "--folds", "2", "--recipe", str(recipe)]
+    assert main(["ablate", "2c", *words, "--out", str(tmp_path / "grid")]) == 2
+    assert "has the key model" in capsys.readouterr().err

@@ -159,6 +159,8 @@ def _cells(table: Table, config: AblateConfig, root: Path) -> list[Cell]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}; --data takes a csv with the columns path and label")
     values = {} if config.recipe is None else read_config(Path(config.recipe))
+    if "model" in values:
+        raise ValueError(f"{config.recipe} has the key model: the table says which networks are trained")
     values = {**values, "out": "", "data": {**values.get("data", {}), "train": str(path)}}
     recipe = config_from_dict(values)
     assert config.fold_by is not None

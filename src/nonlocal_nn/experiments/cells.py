@@ -28,6 +28,7 @@ from nonlocal_nn.training.config import (
 
 _VERSION = 1  # raise when what a cell does changes: cells of an older version are made anew
 _BATCH = 32
+_DEVICES = {"auto": "auto", "cpu": "cpu", "gpu": "cuda"}  # a run's accelerator, as a test calls it
 _FREE = ("out", "checkpoint", "progress", "workers")  # decide nothing
 
 
@@ -168,7 +169,7 @@ def _rendered_cell(table: Table, variant: Variant, seed: int, root: Path, accele
         crops=1,
         views_per_batch=_BATCH,
         workers=0,
-        device={"cpu": "cpu", "gpu": "cuda"}.get(accelerator, "auto"),
+        device=_DEVICES[accelerator],
         progress=False,
     )
     return _named(variant, seed, "", train, test, question, root)
@@ -196,7 +197,7 @@ def _labelled_cell(
         crops=labelled.crops,
         short_side=labelled.short_side,
         workers=0,
-        device={"cpu": "cpu", "gpu": "cuda"}.get(recipe.accelerator, "auto"),
+        device=_DEVICES[recipe.accelerator],
         progress=False,
     )
     return _named(variant, seed, values, train, test, None, root)
