@@ -172,7 +172,7 @@ def test_without_numba_torch_does_it_and_says_once_how_to_be_faster(monkeypatch:
     image = RNG.random((256, 256)).astype(np.float32)
     expected = nl.denoise_nl_means(image, 3, 2, 0.3)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    denoise._warn.cache_clear()
+    denoise._say_how_to_be_faster.cache_clear()
     with pytest.warns(UserWarning, match=r"nonlocal-nn\[denoise\]"):
         found = nl.denoise_nl_means(image, 3, 2, 0.3)
     np.testing.assert_allclose(found, expected, atol=1e-5)

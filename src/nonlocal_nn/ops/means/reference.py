@@ -8,6 +8,13 @@ difference of guide(p + o) and guide(q + o), where patches go over the edge as i
 repeat the edge itself (NumPy's "reflect"), as often as needed. With `gaussian` the mean is weighted by a
 Gaussian of standard deviation (patch_size - 1) / 4.
 
+Blockwise, every patch is averaged as a whole, and a pixel becomes the mean of what the patches around it say
+(Coupe et al. 2008; Buades, Coll and Morel 2005, section 5):
+
+    y(r) = mean over the p whose patch holds r, of 1/C(p) sum_q w(p, q) x(q + r - p)
+
+With the own weight "max", w(p, p) is the largest other weight instead of 1 (1 where there is no other).
+
 >>> import numpy as np
 >>> image = np.array([[[0.0]], [[0.0]], [[1.0]]])                  # (3, 1) pixels, 1 channel
 >>> denoise(image, (1, 1), (1, 0), h=1.0).round(3).ravel().tolist()
@@ -25,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Pixel = tuple[int, ...]
 
 
 def denoise(
@@ -37,6 +45,8 @@ def denoise(
     gaussian: bool = False,
     guide: Floats | None = None,
     mask: NDArray[np.bool_] | None = None,
+    blockwise: bool = False,
+    own_max: bool = False,
 ) -> Floats:
     """The filtered image, pixel by pixel.
 
@@ -48,6 +58,8 @@ def denoise(
         guide: (pixels ..., channels of its own): what weights are made from; None: the image.
         mask: (pixels ...): False takes no part. d2 is then the mean over the offsets where both patches have
             pixels that do, and a q without one has no weight; pixels that are False stay as they are.
+        blockwise: average patches; of a mean's terms, those of pixels that are False are left out.
+        own_max: the largest other weight for the pixel itself.
     """
     guide = image if guide is None else guide
     shape = image.shape[:-1]
@@ -56,12 +68,11 @@ def denoise(
     patches = {p: _patch(guide, p, patch_size) for p in np.ndindex(*shape)}
     valid = np.ones(shape, dtype=bool) if mask is None else mask
     masks = {p: _patch(valid[..., None], p, patch_size) for p in np.ndindex(*shape)}
-    result = np.empty_like(image, dtype=np.float64)
+    weights: dict[Pixel, dict[Pixel, float]] = {}  # w(p, q) / C(p)
     for p in np.ndindex(*shape):
         if not valid[p]:
-            result[p] = image[p]
             continue
-        total, weighted = 0.0, np.zeros(image.shape[-1])
+        exponents = {}
         for q in _candidates(p, shape, patch_distance):
             counts = kernel[..., None] * (masks[p] & masks[q])
             if not valid[q] or not counts.any():
@@ -69,10 +80,24 @@ def denoise(
             squares = np.where(counts > 0, (patches[p] - patches[q]) ** 2, 0.0)
             d2 = float((counts * squares).sum() / counts.sum() / guide.shape[-1])
             above = max(d2 - 2 * float(every_sigma[p]) ** 2, 0.0)
-            weight = math.exp(-above / float(every_h[p]) ** 2)
-            total += weight
-            weighted += weight * image[q]
-        result[p] = weighted / total
+            exponents[q] = above / float(every_h[p]) ** 2
+        least = 0.0
+        if own_max:  # all weights over the largest other one, which is then never too small for a float
+            least = min((exponent for q, exponent in exponents.items() if q != p), default=0.0)
+            exponents[p] = least
+        of_p = {q: math.exp(least - exponent) for q, exponent in exponents.items()}
+        weights[p] = {q: weight / sum(of_p.values()) for q, weight in of_p.items()}
+    weighted, total = np.zeros(image.shape), np.zeros(shape)
+    for p, of_p in weights.items():
+        for r in _candidates(p, shape, [size // 2 for size in patch_size]) if blockwise else [p]:
+            for q, weight in of_p.items():
+                moved = zip(p, q, r, shape, strict=True)
+                source = tuple(mirrored(b + c - a, length) for a, b, c, length in moved)
+                if valid[source]:
+                    weighted[r] += weight * image[source]
+                    total[r] += weight
+    averaged = np.divide(weighted, total[..., None], where=total[..., None] > 0, out=image.astype(np.float64))
+    result: Floats = np.where(valid[..., None], averaged, image)
     return result
 
 

@@ -70,14 +70,14 @@ class _NlMeans(torch.autograd.Function):
         patch_distance: tuple[int, ...],
         *kernels: Tensor,
     ) -> Tensor:
-        padded, padded_mask = _both_padded(guide, mask, kernels)
+        padded, padded_mask = both_padded(guide, mask, kernels)
         total = x.new_ones(x.shape[0], *x.shape[2:])  # w(p, p) = 1
         weighted = x.clone()
         for shift in half_of_shifts(x.shape[2:], patch_distance):
-            here, there = _overlap(shift, x.shape[2:])
-            d2, _ = _distance(padded, padded_mask, shift, kernels)
+            here, there = overlap(shift, x.shape[2:])
+            d2, _ = distance(padded, padded_mask, shift, kernels)
             for at, other in ((here, there), (there, here)):
-                weight = _weight(d2, _at(h, at), _at(sigma, at))
+                weight = weight_map(d2, at_places(h, at), at_places(sigma, at))
                 if mask is not None:
                     weight *= mask[:, *other]
                 total[:, *at] += weight
@@ -91,18 +91,18 @@ class _NlMeans(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, guide, h, sigma, mask, y, total, *kernels = ctx.saved_tensors
-        padded, padded_mask = _both_padded(guide, mask, kernels)
+        padded, padded_mask = both_padded(guide, mask, kernels)
         a = dy / total.unsqueeze(1)
         b = -(dy * y).sum(dim=1) / total
         dx, dpadded = a.clone(), torch.zeros_like(padded)
         dh, dsigma = torch.zeros_like(h), torch.zeros_like(sigma)
         for shift in half_of_shifts(x.shape[2:], ctx.patch_distance):
-            here, there = _overlap(shift, x.shape[2:])
-            d2, counts = _distance(padded, padded_mask, shift, kernels)
+            here, there = overlap(shift, x.shape[2:])
+            d2, counts = distance(padded, padded_mask, shift, kernels)
             dd2 = torch.zeros_like(d2)
             for at, other in ((here, there), (there, here)):
-                h_at, sigma_at = _at(h, at), _at(sigma, at)
-                weight = _weight(d2, h_at, sigma_at)
+                h_at, sigma_at = at_places(h, at), at_places(sigma, at)
+                weight = weight_map(d2, h_at, sigma_at)
                 if mask is not None:
                     weight *= mask[:, *other]
                 dx[:, :, *other] += weight.unsqueeze(1) * a[:, :, *at]
@@ -130,14 +130,15 @@ def half_of_shifts(shape: Sequence[int], patch_distance: Sequence[int]) -> Itera
     return (s for s in itertools.product(*(range(-r, r + 1) for r in reach)) if s > zero)
 
 
-def _overlap(shift: Shift, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def overlap(shift: Shift, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Where p and p + shift are both inside: the slices of p, and those of p + shift."""
     here = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(shift, shape, strict=True))
     there = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(shift, shape, strict=True))
     return here, there
 
 
-def _at(value: Tensor, at: tuple[slice, ...]) -> Tensor:
+def at_places(value: Tensor, at: tuple[slice, ...]) -> Tensor:
+    """One number, or those of these places."""
     return value[:, *at] if value.dim() else value
 
 
@@ -148,31 +149,37 @@ def _add(total: Tensor, at: tuple[slice, ...], value: Tensor) -> None:
         total += value.sum()
 
 
-def _weight(d2: Tensor, h: Tensor, sigma: Tensor) -> Tensor:
-    return torch.exp((d2 - 2 * sigma**2).clamp_(min=0).neg_() / h**2)
+def weight_map(d2: Tensor, h: Tensor, sigma: Tensor) -> Tensor:
+    """The weights of squared distances."""
+    return torch.exp(exponent_map(d2, h, sigma).neg_())
 
 
-def _distance(
+def exponent_map(d2: Tensor, h: Tensor, sigma: Tensor) -> Tensor:
+    """What the exponentials are of, without its sign."""
+    return (d2 - 2 * sigma**2).clamp_(min=0) / h**2
+
+
+def distance(
     padded: Tensor, mask: Tensor | None, shift: Shift, kernels: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor | None]:
     """d2 of all p with p + shift inside, (batch, *overlap), and the share of the patch that it is a mean of.
 
     Infinite where the mask leaves nothing to compare.
     """
-    here, there = _overlap(shift, padded.shape[2:])
+    here, there = overlap(shift, padded.shape[2:])
     squared = (padded[:, :, *here] - padded[:, :, *there]).square_().mean(dim=1)
     counts = None if mask is None else mask[:, 0][:, *here] * mask[:, 0][:, *there]
     if counts is not None:
         squared *= counts
     for axis, kernel in enumerate(kernels, start=1):
-        squared = _along(squared, kernel, axis)
-        counts = None if counts is None else _along(counts, kernel, axis)
+        squared = along(squared, kernel, axis)
+        counts = None if counts is None else along(counts, kernel, axis)
     if counts is None:
         return squared, None
-    return torch.where(counts > 0, squared / counts, torch.inf), counts
+    return torch.where(counts > 0, squared / torch.where(counts > 0, counts, 1), torch.inf), counts
 
 
-def _along(values: Tensor, kernel: Tensor, axis: int) -> Tensor:
+def along(values: Tensor, kernel: Tensor, axis: int) -> Tensor:
     """The weighted sum over a window along one axis, which gets shorter by the window less one."""
     length = values.shape[axis] - len(kernel) + 1
     total = values.narrow(axis, 0, length) * kernel[0]
@@ -189,12 +196,12 @@ def _add_distance_gradient(
     shift: Shift,
     kernels: Sequence[Tensor],
 ) -> None:
-    """The backward pass of `_distance`."""
-    here, there = _overlap(shift, padded.shape[2:])
+    """The backward pass of `distance`."""
+    here, there = overlap(shift, padded.shape[2:])
     for axis, kernel in enumerate(kernels, start=1):
         widened = [0, 0] * dd2.dim()
         widened[2 * (dd2.dim() - 1 - axis) : 2 * (dd2.dim() - axis)] = [len(kernel) - 1] * 2
-        dd2 = _along(torch.nn.functional.pad(dd2, widened), kernel.flip(0), axis)
+        dd2 = along(torch.nn.functional.pad(dd2, widened), kernel.flip(0), axis)
     if mask is not None:
         dd2 = dd2 * mask[:, 0][:, *here] * mask[:, 0][:, *there]
     both = (padded[:, :, *here] - padded[:, :, *there]) * (dd2 * (2 / padded.shape[1])).unsqueeze(1)
@@ -211,9 +218,10 @@ def _mirror(length: int, radius: int, device: torch.device) -> Tensor:
     return torch.minimum(at, 2 * length - 2 - at)
 
 
-def _both_padded(
+def both_padded(
     guide: Tensor, mask: Tensor | None, kernels: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor | None]:
+    """Guide and mask with their mirrored edges."""
     padded_mask = None if mask is None else mirror_padded(mask.unsqueeze(1), kernels)
     return mirror_padded(guide, kernels), padded_mask
 

@@ -19,13 +19,18 @@ _RULE = (
     (35 / 255, (5, 0.7), (3, 0.6)),
     (float("inf"), (7, 0.55), (5, 0.5)),
 )
+_BLOCKWISE_RULE = (  # with the largest other weight for a pixel itself
+    (20 / 255, (5, 0.6), (5, 0.6)),
+    (35 / 255, (5, 0.55), (5, 0.55)),
+    (float("inf"), (7, 0.4), (7, 0.4)),
+)
 _TRIED = (0.25, 0.35, 0.5, 0.7, 1.0)  # h / sigma, then between the best and its neighbours
 _STEP = 1e-3  # of sigma
 
 
-def rule(sigma: float, channels: int) -> tuple[int, float]:
+def rule(sigma: float, channels: int, *, blockwise: bool = False) -> tuple[int, float]:
     """Patch size, and h in units of sigma; sigma of an image whose range is one."""
-    for most, grey, colour in _RULE:
+    for most, grey, colour in _BLOCKWISE_RULE if blockwise else _RULE:
         if sigma <= most:
             return grey if channels == 1 else colour
     raise AssertionError
