@@ -93,6 +93,13 @@ COMMANDS = {
         example="nonlocal ablate 2d --seeds 0,1,2",
         positional="table",
     ),
+    "denoise": Command(
+        summary="take noise away from pictures, volumes and videos",
+        options="nonlocal_nn.commands.denoise:DenoiseConfig",
+        body="nonlocal_nn.commands.denoise:denoise_command",
+        example="nonlocal denoise noisy.png clean.png --sigma auto",
+        positional="files",
+    ),
     "models": Command(
         summary="list the networks: parameters, operations, ratios to the baseline",
         options="nonlocal_nn.commands.models:ModelsConfig",

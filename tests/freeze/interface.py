@@ -17,7 +17,19 @@ from pathlib import Path
 from typing import Any
 
 FILE = Path(__file__).parent / "interface.json"
-COMMANDS = ("demo", "render", "train", "ablate", "test", "predict", "explain", "models", "convert", "scan")
+COMMANDS = (
+    "demo",
+    "render",
+    "train",
+    "ablate",
+    "test",
+    "predict",
+    "explain",
+    "denoise",
+    "models",
+    "convert",
+    "scan",
+)
 
 
 def help_of(command: str) -> str:

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.ops.means.shifts import (
+    Progress,
     Shift,
     along,
     at_places,
@@ -35,6 +36,7 @@ from nonlocal_nn.ops.means.shifts import (
     half_of_shifts,
     mirror_padded,
     overlap,
+    reported,
 )
 
 
@@ -49,6 +51,7 @@ def blockwise_means(
     *,
     patches: bool = True,
     own_max: bool = False,
+    progress: Progress | None = None,
 ) -> Float[Tensor, "batch channel *pixels"]:
     """The filter of `reference.py` with `blockwise` and `own_max`, differentiable by x, guide, h and sigma.
 
@@ -57,6 +60,7 @@ def blockwise_means(
         patches: average whole patches; False: pixels.
         own_max: w(p, p) is the largest other weight, instead of 1. Where several are largest, the first has
             the gradient.
+        progress: called with (shifts done, of how many), in the last and longest of its passes.
     """
     inside = x.new_ones(x.shape[0], *x.shape[2:]) if mask is None else mask.to(x.dtype)
     if mask is not None:
@@ -126,7 +130,7 @@ def blockwise_means(
 
     zero = (0,) * len(shape)
     both = run(_window_sum, share, zero, windows, wide)
-    for shift in shifts:
+    for shift in reported(shifts, progress):
         both = both + run(sums, shift, padded, h, sigma, least, share, wide)
     weights = both[:, -1:]
     y = both[:, :-1] / torch.where(weights > 0, weights, 1)

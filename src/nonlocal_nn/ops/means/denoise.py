@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -58,6 +58,7 @@ def denoise_nl_means(
     own_weight: Literal[1, "max"] = 1,
     noise: Literal["gaussian", "rician"] = "gaussian",
     compatibility: Literal["scikit-image"] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Array:
     """Non-local means: every pixel becomes a mean of the pixels around it, weighted by how alike patches are.
 
@@ -107,6 +108,7 @@ def denoise_nl_means(
         compatibility: "scikit-image" gives the results of its version 0.26 instead, in both modes
             (`ops/means/compatibility.py` says how they differ); no gradients, one number for each option, no
             guide.
+        progress: called with (done, of how many) as the filter goes on; not while `h="sure"` seeks.
 
     Returns:
         The filtered image, of the same shape and on the same device; whole numbers of 8 and 16 bits come
@@ -147,6 +149,7 @@ def denoise_nl_means(
         blockwise=one_of("variant", variant, ("textbook", "blockwise")) == "blockwise",
         own_max=one_of("own_weight", own_weight, (1, "max")) == "max",
         rician=one_of("noise", noise, ("gaussian", "rician")) == "rician",
+        progress=progress,
     )
     if compatibility is not None:
         plain = way == _Way(sizes, distances, all_alike=fast_mode)
@@ -169,7 +172,7 @@ def denoise_nl_means(
                     None if inside is None else inside[n],
                     h,
                     sigma,
-                    way,
+                    replace(way, progress=_part_of(progress, n.start, len(images))),
                     unit,
                 )
                 for n in each
@@ -192,6 +195,7 @@ class _Way:
     blockwise: bool = False
     own_max: bool = False
     rician: bool = False
+    progress: Callable[[int, int], None] | None = field(default=None, compare=False)
 
 
 def _as_scikit_image(
@@ -256,7 +260,7 @@ def _by_noise(
     if way.sizes is None:
         way = replace(way, sizes=[size] * (x.dim() - 2))
 
-    def run(image: Tensor, strength: float | Tensor) -> Tensor:
+    def run(image: Tensor, strength: float | Tensor, way: _Way) -> Tensor:
         given = torch.as_tensor(strength, dtype=x.dtype, device=x.device)
         return _filtered(image, guide, mask, given, noise, way)
 
@@ -264,9 +268,10 @@ def _by_noise(
         strength = factor * float(noise)
         if h == "sure":
             with torch.no_grad():
-                strength = h_of_least_risk(run, x, float(noise))
-        return run(x, strength)
-    return run(x, strength_of("h", h, x, one_number, True))
+                silent = replace(way, progress=None)
+                strength = h_of_least_risk(lambda image, h: run(image, h, silent), x, float(noise))
+        return run(x, strength, way)
+    return run(x, strength_of("h", h, x, one_number, True), way)
 
 
 def _filtered(
@@ -283,7 +288,16 @@ def _filtered(
     ]
     if way.blockwise or way.own_max:
         return blockwise_means(
-            x, guide, h, sigma, kernels, way.distances, mask, patches=way.blockwise, own_max=way.own_max
+            x,
+            guide,
+            h,
+            sigma,
+            kernels,
+            way.distances,
+            mask,
+            patches=way.blockwise,
+            own_max=way.own_max,
+            progress=way.progress,
         )
     wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (x, guide, h, sigma))
     fits = (
@@ -294,11 +308,11 @@ def _filtered(
         and not (h.dim() or sigma.dim())
     )
     if wants_gradient or not fits:
-        return nl_means(x, guide, h, sigma, kernels, way.distances, mask)
+        return nl_means(x, guide, h, sigma, kernels, way.distances, mask, way.progress)
     if importlib.util.find_spec("numba") is None:
         if x.numel() >= _LARGE:
             _say_how_to_be_faster()
-        return nl_means(x, guide, h, sigma, kernels, way.distances)
+        return nl_means(x, guide, h, sigma, kernels, way.distances, None, way.progress)
     from nonlocal_nn.ops.means.kernel import nl_means_planes
 
     padded = mirror_padded(guide, kernels)
@@ -311,10 +325,20 @@ def _filtered(
             float(h),
             float(sigma),
             torch.get_num_threads(),
+            _part_of(way.progress, number, len(x)),
         )
-        for image, around in zip(x.detach(), padded.detach(), strict=True)
+        for number, (image, around) in enumerate(zip(x.detach(), padded.detach(), strict=True))
     ]
     return torch.from_numpy(np.stack(results))
+
+
+def _part_of(
+    progress: Callable[[int, int], None] | None, number: int, count: int
+) -> Callable[[int, int], None] | None:
+    """For one image of some."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(number * total + done, count * total)
 
 
 def _rician(x: Tensor, guide: Tensor, mask: Tensor | None, h: Tensor, sigma: Tensor, way: _Way) -> Tensor:

@@ -50,6 +50,7 @@ def nl_means_planes(
     h: float,
     sigma: float,
     threads: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Floats:
     """The filtered image (channel, *pixels), float32, patches of equal weights.
 
@@ -59,6 +60,7 @@ def nl_means_planes(
         patch_size, patch_distance: for each pixel axis; sizes are odd.
         h, sigma: numbers.
         threads: how many work at a time.
+        progress: called with (bands done, of how many).
     """
     channels, pixels = x.shape[0], x.shape[1:]
     outer, (rows, columns) = pixels[:-2], pixels[-2:]
@@ -109,7 +111,13 @@ def nl_means_planes(
             )
         return top, bottom, local, others
 
+    added = 0
+
     def add(done: tuple[int, int, Floats, list[int]]) -> None:
+        nonlocal added
+        added += 1
+        if progress is not None:
+            progress(added, len(tasks))
         top, bottom, local, others = done
         for number, place in enumerate(others):
             total[place, top:bottom] += local[number, 0, :, far : far + columns]

@@ -19,7 +19,7 @@ tensor([0.0000, 0.1554, 0.7311], dtype=torch.float64)
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from torch.autograd.function import once_differentiable
 from nonlocal_nn._typing import Float
 
 Shift = tuple[int, ...]
+Progress = Callable[[int, int], None]
 
 
 def nl_means(
@@ -39,6 +40,7 @@ def nl_means(
     kernels: Sequence[Tensor],
     patch_distance: Sequence[int],
     mask: Tensor | None = None,
+    progress: Progress | None = None,
 ) -> Float[Tensor, "batch channel *pixels"]:
     """The textbook filter (`reference.py`), differentiable by x, guide, h and sigma.
 
@@ -48,13 +50,16 @@ def nl_means(
         kernels: for each pixel axis, what the offsets of a patch count along it; each sums to one.
         patch_distance: for each pixel axis, how far candidates are sought.
         mask: (batch, *pixels), False takes no part, and may hold anything; None: all do.
+        progress: called with (shifts done, of how many).
     """
     if mask is None:
-        result: Tensor = _NlMeans.apply(x, guide, h, sigma, None, tuple(patch_distance), *kernels)
+        result: Tensor = _NlMeans.apply(x, guide, h, sigma, None, tuple(patch_distance), progress, *kernels)
         return result
     inside = mask.unsqueeze(1)
     x_0, guide_0 = (torch.where(inside, tensor, 0) for tensor in (x, guide))
-    y: Tensor = _NlMeans.apply(x_0, guide_0, h, sigma, mask.to(x.dtype), tuple(patch_distance), *kernels)
+    y: Tensor = _NlMeans.apply(
+        x_0, guide_0, h, sigma, mask.to(x.dtype), tuple(patch_distance), progress, *kernels
+    )
     return torch.where(inside, y, x)
 
 
@@ -68,12 +73,13 @@ class _NlMeans(torch.autograd.Function):
         sigma: Tensor,
         mask: Tensor | None,
         patch_distance: tuple[int, ...],
+        progress: Progress | None,
         *kernels: Tensor,
     ) -> Tensor:
         padded, padded_mask = both_padded(guide, mask, kernels)
         total = x.new_ones(x.shape[0], *x.shape[2:])  # w(p, p) = 1
         weighted = x.clone()
-        for shift in half_of_shifts(x.shape[2:], patch_distance):
+        for shift in reported(half_of_shifts(x.shape[2:], patch_distance), progress):
             here, there = overlap(shift, x.shape[2:])
             d2, _ = distance(padded, padded_mask, shift, kernels)
             for at, other in ((here, there), (there, here)):
@@ -116,7 +122,7 @@ class _NlMeans(torch.autograd.Function):
             if counts is not None:
                 dd2 = torch.where(counts > 0, dd2 / counts, 0)
             _add_distance_gradient(dpadded, padded, padded_mask, dd2, shift, kernels)
-        return dx, _folded(dpadded, guide, kernels), dh, dsigma, None, None, *(None for _ in kernels)
+        return dx, _folded(dpadded, guide, kernels), dh, dsigma, None, None, None, *(None for _ in kernels)
 
 
 def half_of_shifts(shape: Sequence[int], patch_distance: Sequence[int]) -> Iterator[Shift]:
@@ -128,6 +134,15 @@ def half_of_shifts(shape: Sequence[int], patch_distance: Sequence[int]) -> Itera
     reach = [min(far, length - 1) for far, length in zip(patch_distance, shape, strict=True)]
     zero = (0,) * len(reach)
     return (s for s in itertools.product(*(range(-r, r + 1) for r in reach)) if s > zero)
+
+
+def reported(shifts: Iterable[Shift], progress: Progress | None) -> Iterator[Shift]:
+    """The shifts; `progress` hears of each that is done."""
+    every = list(shifts)
+    for number, shift in enumerate(every, start=1):
+        yield shift
+        if progress is not None:
+            progress(number, len(every))
 
 
 def overlap(shift: Shift, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
