@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nonlocal_nn import functional as functional
+    from nonlocal_nn.blocks.means_block import NonLocalMeansBlock as NonLocalMeansBlock
     from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock as NonLocalBlock
     from nonlocal_nn.checkpoints.load import load_blocks as load_blocks
     from nonlocal_nn.checkpoints.load import load_model as load_model
@@ -33,6 +34,7 @@ _HOME = {
     "functional": "nonlocal_nn.functional",
     "PairwiseFunction": "nonlocal_nn.pairwise",
     "NonLocalBlock": "nonlocal_nn.blocks.nonlocal_block",
+    "NonLocalMeansBlock": "nonlocal_nn.blocks.means_block",
     "insert_blocks": "nonlocal_nn.insertion.insert",
     "create_model": "nonlocal_nn.models.catalog",
     "list_models": "nonlocal_nn.models.catalog",
