@@ -1,10 +1,10 @@
 """Non-local means as the gaussian non-local operation, and a block that starts as that and learns.
 
-A weight of non-local means is exp(-|a_i - a_j|^2 / n h^2) of patches a of n values, where sigma is 0. The
-square is |a_i|^2 - 2 a_i . a_j + |a_j|^2, and what depends on i alone cancels in w / C. So it is a gaussian
-non-local operation (Eq. 2) with one more feature,
+A weight of non-local means is exp(-d2 / n h^2), where sigma is 0, with d2 the squared distance of two patches
+a_i and a_j of n values: a_i . a_i - 2 a_i . a_j + a_j . a_j. What depends on i alone cancels in w / C. So it
+is a gaussian non-local operation (Eq. 2) with one more feature,
 
-    theta_i = (2 a_i / n h^2, 1),    phi_j = (a_j, -|a_j|^2 / n h^2),    g = identity
+    theta_i = (2 a_i / n h^2, 1),    phi_j = (a_j, -a_j . a_j / n h^2),    g = identity
 
 >>> import torch, nonlocal_nn as nl
 >>> x = torch.rand(1, 1, 9, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -28,7 +28,7 @@ from nonlocal_nn.ops.softmax import gaussian
 def patch_theta_phi(
     theta: Float[Tensor, "batch query d"], phi: Float[Tensor, "batch key d"], h: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Features whose dot products are -|theta_i - phi_j|^2 / (d h^2), up to what cancels in the softmax.
+    """Features whose dot products are minus the squared distances over d h^2, up to what a softmax cancels.
 
     >>> a, h = torch.rand(1, 5, 3), torch.tensor(0.5)
     >>> theta, phi = patch_theta_phi(a, a, h)
