@@ -116,14 +116,10 @@ def _names(config: DenoiseConfig) -> tuple[Path, Path]:
 
 
 def _check(config: DenoiseConfig) -> None:
-    for name, least, words in (
-        ("sigma", 0, "more than 0"),
-        ("h", 0, "more than 0"),
-        ("white", 0, "more than 0"),
-    ):
+    for name in ("sigma", "h", "white"):
         value = getattr(config, name)
-        if not isinstance(value, str) and not value > least:
-            raise ValueError(f"{name} = {value}: it must be {words}")
+        if not isinstance(value, str) and not value > 0:
+            raise ValueError(f"{name} = {value}: it must be more than 0")
     if config.frames < 0:
         raise ValueError(f"frames = {config.frames}: 0 or more")
     if config.noise == "rician" and (config.sigma == "auto" or config.h == "sure"):
@@ -237,13 +233,20 @@ def _denoise_picture(
         return picture, "no noise found, pixels as they were"
     strength, size, words = _strength(sigma, 1 if axis is None else x.shape[axis], config)
     y = _filter(x, size, config.patch_distance or _DISTANCES[axes], strength, sigma, axis, config, progress)
-    back = y * np.float32(scale)
-    if pixels.dtype.kind == "u":
-        back = np.clip(np.rint(back), 0, scale)
-    back = back.astype(pixels.dtype)
+    back = _in_depth(y, scale, pixels.dtype)
     if picture.alpha:
         back = np.concatenate((back, pixels[..., -1:]), axis=-1)
     return replace(picture, pixels=back), words
+
+
+def _in_depth(y: npt.NDArray[np.float32], scale: float, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Of a range of one, as the file has it."""
+    import numpy as np
+
+    back = y * np.float32(scale)
+    if np.dtype(dtype).kind == "u":
+        back = np.clip(np.rint(back), 0, scale)
+    return back.astype(dtype)
 
 
 def _sigma(x: npt.NDArray[np.float32], axis: int | None, config: DenoiseConfig) -> float:
@@ -348,8 +351,7 @@ def _denoised_frames(
             y = _filter(x, (1, size, size), (config.frames, far, far), h, sigma, -1, config, None)
         else:
             y = _filter(x, size, far, h, sigma, -1, config, None, batch_dims=1)
-        back = np.clip(np.rint(y[first:last] * np.float32(scale)), 0, scale).astype(whole.dtype)
-        yield from back
+        yield from _in_depth(y[first:last], scale, whole.dtype)
 
     for frame in frames:
         window.append(frame)

@@ -37,6 +37,8 @@ from nonlocal_nn.ops.means.shifts import (
     mirror_padded,
     overlap,
     reported,
+    wants_gradient,
+    with_zeros,
 )
 
 
@@ -71,7 +73,7 @@ def blockwise_means(
     windows = [torch.ones_like(kernel if patches else kernel[:1]) for kernel in kernels]
     shape = x.shape[2:]
     shifts = list(half_of_shifts(shape, patch_distance))
-    run: Callable[..., Any] = _kept if not _wants_gradient(x, guide, h, sigma) else _made_again
+    run: Callable[..., Any] = _kept if not wants_gradient(x, guide, h, sigma) else _made_again
 
     def exponents(shift: Shift, padded: Tensor, h: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """-log w(p, p + shift) and -log w(p, p - shift), infinite where the other pixel is not there."""
@@ -142,9 +144,7 @@ def _window_sum(weight: Tensor, shift: Sequence[int], windows: Sequence[Tensor],
     shape, edges = weight.shape[1:], [len(window) // 2 for window in windows]
     for axis, window in enumerate(windows, start=1):
         if len(window) > 1:
-            widened = [0, 0] * weight.dim()
-            widened[2 * (weight.dim() - 1 - axis) : 2 * (weight.dim() - axis)] = [len(window) // 2] * 2
-            weight = along(torch.nn.functional.pad(weight, widened), window, axis)
+            weight = along(with_zeros(weight, len(window) // 2, axis), window, axis)
     at = tuple(
         slice(max(0, -s - edge), min(n, n - s + edge)) for s, n, edge in zip(shift, shape, edges, strict=True)
     )
@@ -164,10 +164,6 @@ def _placed(values: Tensor, at: Sequence[slice], shape: Sequence[int], around: f
 def _directions(shift: Shift, shape: Sequence[int]) -> tuple[Any, Any]:
     here, there = overlap(shift, shape)
     return (here, there), (there, here)
-
-
-def _wants_gradient(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _kept(function: Callable[..., Any], *arguments: Any) -> Any:

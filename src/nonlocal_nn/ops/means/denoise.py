@@ -33,7 +33,7 @@ from nonlocal_nn.ops.means.arguments import (
 from nonlocal_nn.ops.means.blockwise import blockwise_means
 from nonlocal_nn.ops.means.noise import estimate_sigma
 from nonlocal_nn.ops.means.reference import patch_kernel
-from nonlocal_nn.ops.means.shifts import mirror_padded, nl_means
+from nonlocal_nn.ops.means.shifts import mirror_padded, nl_means, wants_gradient
 from nonlocal_nn.ops.means.strength import h_of_least_risk, rule
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
@@ -299,7 +299,6 @@ def _filtered(
             own_max=way.own_max,
             progress=way.progress,
         )
-    wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in (x, guide, h, sigma))
     fits = (
         way.all_alike
         and mask is None
@@ -307,7 +306,7 @@ def _filtered(
         and x.dtype == torch.float32
         and not (h.dim() or sigma.dim())
     )
-    if wants_gradient or not fits:
+    if not fits or wants_gradient(x, guide, h, sigma):
         return nl_means(x, guide, h, sigma, kernels, way.distances, mask, way.progress)
     if importlib.util.find_spec("numba") is None:
         if x.numel() >= _LARGE:

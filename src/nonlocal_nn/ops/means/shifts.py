@@ -136,6 +136,11 @@ def half_of_shifts(shape: Sequence[int], patch_distance: Sequence[int]) -> Itera
     return (s for s in itertools.product(*(range(-r, r + 1) for r in reach)) if s > zero)
 
 
+def wants_gradient(*tensors: Tensor) -> bool:
+    """Whether a backward pass may follow."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 def reported(shifts: Iterable[Shift], progress: Progress | None) -> Iterator[Shift]:
     """The shifts; `progress` hears of each that is done."""
     every = list(shifts)
@@ -203,6 +208,13 @@ def along(values: Tensor, kernel: Tensor, axis: int) -> Tensor:
     return total
 
 
+def with_zeros(values: Tensor, count: int, axis: int) -> Tensor:
+    """So many zeros before and after, along one axis."""
+    widths = [0, 0] * values.dim()
+    widths[2 * (values.dim() - 1 - axis) : 2 * (values.dim() - axis)] = [count] * 2
+    return torch.nn.functional.pad(values, widths)
+
+
 def _add_distance_gradient(
     dpadded: Tensor,
     padded: Tensor,
@@ -214,9 +226,7 @@ def _add_distance_gradient(
     """The backward pass of `distance`."""
     here, there = overlap(shift, padded.shape[2:])
     for axis, kernel in enumerate(kernels, start=1):
-        widened = [0, 0] * dd2.dim()
-        widened[2 * (dd2.dim() - 1 - axis) : 2 * (dd2.dim() - axis)] = [len(kernel) - 1] * 2
-        dd2 = along(torch.nn.functional.pad(dd2, widened), kernel.flip(0), axis)
+        dd2 = along(with_zeros(dd2, len(kernel) - 1, axis), kernel.flip(0), axis)
     if mask is not None:
         dd2 = dd2 * mask[:, 0][:, *here] * mask[:, 0][:, *there]
     both = (padded[:, :, *here] - padded[:, :, *there]) * (dd2 * (2 / padded.shape[1])).unsqueeze(1)
