@@ -58,7 +58,7 @@ DTYPES = {
     "float16": torch.float16,
 }
 PASSES = ("forward", "forward + backward")
-CHOICES = ("rows", "flash", "efficient", "triton")  # the forms of ops/dispatch.py
+CHOICES = ("rows", "half", "flash", "efficient", "triton")  # the forms of ops/dispatch.py
 TILES = [
     Tiles(rows, others, depth, width, warps, stages)
     for rows, others, width, warps in [
@@ -121,6 +121,13 @@ class _Kernel(torch.autograd.Function):
         return (*triton_softmax.backward(dy, *ctx.saved_tensors, scale, **options), None, None)
 
 
+def half(theta: Tensor, phi: Tensor, g: Tensor, scale: float) -> Tensor:
+    if theta.dtype == torch.float32:
+        raise ValueError("for half precision alone")
+    y: Tensor = SoftmaxAverage.apply(theta, phi, g, scale, "half", None)[0]
+    return y
+
+
 def kernel(**options: Any) -> Average:
     return lambda theta, phi, g, scale: _Kernel.apply(theta, phi, g, scale, options)
 
@@ -130,6 +137,7 @@ def ways(kind: str) -> dict[str, Average]:
     found = {
         "plain": plain,
         "rows": rows,
+        "half": half,
         "flash": attention(SDPBackend.FLASH_ATTENTION),
         "efficient": attention(SDPBackend.EFFICIENT_ATTENTION),
         "cudnn": attention(SDPBackend.CUDNN_ATTENTION),

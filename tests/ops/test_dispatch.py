@@ -34,20 +34,21 @@ CPU = {"device_type": "cpu", "capability": None, "dtype": torch.float32}
         ({"dtype": torch.float64}, "rows", "rows"),
         ({"gradients": False}, "flash", "flash"),
         ({"same_bits": False}, "flash", "flash"),
-        ({}, "rows", "triton"),  # flash's backward pass adds in any order
-        ({"d": 512, "channels": 512, "same_bits": False}, "efficient", "triton"),  # res4
+        ({}, "half", "triton"),  # flash's backward pass adds in any order
+        ({"d": 512, "channels": 512, "same_bits": False}, "half", "triton"),  # res4
         ({"d": 1024, "channels": 512, "gradients": False}, "efficient", "triton"),  # res4, gaussian
         ({"d": 64, "channels": 128, "gradients": False}, "efficient", "triton"),
-        ({"d": 60, "channels": 60, "gradients": False}, "rows", "triton"),  # flash would pad
+        ({"d": 60, "channels": 60, "gradients": False}, "half", "triton"),  # flash would pad
         ({"dtype": torch.float32}, "rows", "rows"),
-        ({"dtype": torch.float32, "same_bits": False}, "efficient", "efficient"),
-        ({"dtype": torch.float32, "same_bits": False, "d": 255}, "rows", "rows"),
+        ({"dtype": torch.float32, "same_bits": False}, "rows", "rows"),
+        ({"dtype": torch.float32, "gradients": False}, "efficient", "efficient"),
+        ({"dtype": torch.float32, "gradients": False, "d": 255}, "rows", "rows"),
         ({"dtype": torch.float32, "tf32": True}, "rows", "triton"),
-        ({"dtype": torch.float32, "tf32": True, "gradients": False}, "efficient", "triton"),
+        ({"dtype": torch.float32, "tf32": True, "gradients": False}, "rows", "triton"),
         ({"queries": 8, "keys": 8}, "rows", "rows"),  # one position across eight frames
         ({"queries": 0}, "rows", "rows"),
         ({"batch": 0}, "rows", "rows"),
-        ({"batch": 70_000, "gradients": False}, "rows", "triton"),
+        ({"batch": 70_000, "gradients": False}, "half", "triton"),
         ({"capability": (7, 5), "dtype": torch.float16, "gradients": False}, "efficient", "efficient"),
         ({"capability": (7, 5), "gradients": False}, "rows", "rows"),  # no bfloat16 there
     ],
@@ -98,12 +99,15 @@ def test_every_call_gets_a_form_that_takes_it(thresholds):
             assert capability >= (8, 0)
             assert dtype != torch.float64
         if gradients and same_bits:
-            assert form in ("rows", "triton")
+            assert form in ("rows", "half", "triton")
+        if form == "half":
+            assert capability >= (8, 0)
+            assert dtype in (torch.float16, torch.bfloat16)
 
 
 def test_training_on_consumer_cards_leaves_out_what_flash_leaves_out():
     options = {"d": 200, "channels": 200, "same_bits": False, "triton": False}
-    assert choose(capability=(8, 9), **options) == "efficient"
+    assert choose(capability=(8, 9), **options) == "half"
     assert choose(capability=(8, 9), gradients=False, **options) == "flash"
     assert choose(capability=(8, 0), **options) == "flash"
 

@@ -13,7 +13,7 @@ from nonlocal_nn.ops import equation as reference
 from nonlocal_nn.ops.gpu import softmax as triton_softmax
 from nonlocal_nn.ops.gpu.tiles import Tiles, default_tiles, groups_of_columns
 from tests.ops.operands import values_and_gradients
-from tests.ops.triton_children import Compiled, call, child, compile_all, packed, unpacked
+from tests.ops.triton_children import DEVICES, Compiled, child, compile_all, runner
 
 pytest.importorskip("triton", reason="Triton is not made for this system")
 
@@ -21,7 +21,7 @@ SMALL = Tiles(rows=16, others=16, depth=16, width=16)
 Run = Callable[..., Any]
 
 
-@pytest.fixture(scope="module", params=["interpreter", *(["cuda"] if torch.cuda.is_available() else [])])
+@pytest.fixture(scope="module", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -29,18 +29,7 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def run(device: str) -> Iterator[Run]:
     """run("forward", theta, phi, g, scale, tiles=...) and the same for "backward"; results are on the CPU."""
-    if device == "cuda":
-        yield lambda name, *arguments, **options: tuple(
-            x if x is None else x.cpu()
-            for x in getattr(triton_softmax, name)(
-                *(x.cuda() if isinstance(x, Tensor) else x for x in arguments), **options
-            )
-        )
-        return
-    with child(interpret=True) as interpreter:
-        yield lambda name, *arguments, **options: unpacked(
-            interpreter.submit(call, name, packed(*arguments), options).result()
-        )
+    yield from runner("nonlocal_nn.ops.gpu.softmax", device)
 
 
 def operands(

@@ -5,12 +5,14 @@ Triton looks at TRITON_INTERPRET while it is imported; in the tests' own process
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import re
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -43,11 +45,36 @@ def unpacked(data: bytes) -> tuple[Any, ...]:
     return values
 
 
-def call(name: str, arguments: bytes, options: dict[str, Any]) -> bytes:
-    """`forward` or `backward` of the kernel, in a child that interprets. Strides survive the way there."""
-    from nonlocal_nn.ops.gpu import softmax as triton_softmax
+def call(module: str, name: str, arguments: bytes, options: dict[str, Any]) -> bytes:
+    """A function that returns tensors, in a child that interprets. Strides survive the way there."""
+    return packed(*getattr(importlib.import_module(module), name)(*unpacked(arguments), **options))
 
-    return packed(*getattr(triton_softmax, name)(*unpacked(arguments), **options))
+
+def runner(module: str, device: str) -> Iterator[Callable[..., Any]]:
+    """run(name, *arguments, **options) for the module's functions; results are on the CPU.
+
+    device: "interpreter" or "cuda".
+    """
+    if device == "cuda":
+        functions = importlib.import_module(module)
+        yield lambda name, *arguments, **options: tuple(
+            x if x is None else x.cpu()
+            for x in getattr(functions, name)(*(_on_gpu(x) for x in arguments), **options)
+        )
+        return
+    with child(interpret=True) as interpreter:
+        yield lambda name, *arguments, **options: unpacked(
+            interpreter.submit(call, module, name, packed(*arguments), options).result()
+        )
+
+
+def _on_gpu(x: Any) -> Any:
+    if isinstance(x, list):
+        return [_on_gpu(part) for part in x]
+    return x.cuda() if isinstance(x, torch.Tensor) else x
+
+
+DEVICES = ["interpreter", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 class Compiled(NamedTuple):

@@ -7,11 +7,13 @@
 'rows'
 
     rows       chunks of rows through GEMM: softmax_rows.py, for everything
+    half       the same in half precision on a GPU: gpu/half_rows.py
     flash      scaled_dot_product_attention's flash kernel
     efficient  scaled_dot_product_attention's memory-efficient kernel
     triton     our kernel, which splits d and channels: gpu/softmax.py
 
-Our kernel has never been measured on a GPU, so it is not used unless it is asked for:
+Our kernel takes the least memory, and on the paper's shapes more time than the others (docs/gpu.md), so it is
+not used unless it is asked for:
 
 >>> from dataclasses import replace
 >>> before = set_thresholds(replace(THRESHOLDS, triton=True))
@@ -30,7 +32,7 @@ from typing import Literal
 import torch
 from torch.autograd import forward_ad
 
-Form = Literal["rows", "flash", "efficient", "triton"]
+Form = Literal["rows", "half", "flash", "efficient", "triton"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Thresholds:
     """But so many rows on the CPU, up to twice `cpu_chunk_bytes`: GEMM of fewer rows is slow."""
     gpu_chunk_bytes: int = 256 * 2**20
     """Of a chunk of weights on a GPU."""
+    gpu_half_chunk_bytes: int = 256 * 2**20
+    """Of a chunk of float32 logits on a GPU, where inputs are in half precision."""
     onednn_multiplications: int = 2**24
     """Of one product, from which a call of oneDNN for each matrix of a batch pays."""
     onednn_longest_sum: int = 256
@@ -120,8 +124,8 @@ def softmax_form(
         capability: `torch.cuda.get_device_capability()`; None where the device is no NVIDIA GPU.
         dtype: of theta, phi and g.
         gradients: a backward pass may follow.
-        same_bits: it must give the same bits on every run. The backward passes of flash and efficient do so
-            on a GPU only under `torch.use_deterministic_algorithms(True)`: pass False where that is set.
+        same_bits: it must give the same bits on every run. The backward pass of flash does so on a GPU only
+            under `torch.use_deterministic_algorithms(True)`: pass False where that is set.
         tf32: float32 products may be rounded to TF32 (`torch.backends.cuda.matmul.fp32_precision == "tf32"`).
         triton: `gpu.softmax.available(device)`.
         onednn: `cpu.gemm.has_onednn(theta)`.
@@ -147,9 +151,12 @@ def softmax_form(
     # In full float32 our kernel would not use the tensor cores.
     if limits.triton and triton and capability >= (8, 0) and (dtype != torch.float32 or tf32):
         return "triton"
-    if repeatable and efficient_takes(capability, dtype, d, channels, batch):
+    # With a backward pass it took 1.0 to 6.3 times as long as the rows below (H200, d 256 to 1024), and
+    # without one 2.7 times as long as rows in TF32.
+    rounded = dtype == torch.float32 and tf32
+    if not (gradients or rounded) and efficient_takes(capability, dtype, d, channels, batch):
         return "efficient"
-    return "rows"
+    return "half" if dtype != torch.float32 and capability >= (8, 0) else "rows"
 
 
 def flash_takes(

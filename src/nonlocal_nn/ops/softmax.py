@@ -22,14 +22,15 @@ from nonlocal_nn.ops.checks import check_embeddings, without_autocast, working_d
 from nonlocal_nn.ops.cpu.gemm import has_onednn
 from nonlocal_nn.ops.cpu.workspace import check_budget, fits
 from nonlocal_nn.ops.dispatch import Form, plain_operations, softmax_form
+from nonlocal_nn.ops.gpu import half_rows
 from nonlocal_nn.ops.gpu import softmax as triton
 from nonlocal_nn.ops.rows import chunk_bytes
 from nonlocal_nn.ops.softmax_rows import Gradients, Wanted
 from nonlocal_nn.ops.vmap import fold_vmapped
 
 # keep: rows, and p kept for the backward pass. linear: rows. inference: rows, and no backward pass follows.
-# triton: our kernel. The operators' schemas call it `way`.
-Mode = Literal["keep", "linear", "inference", "triton"]
+# half: rows in half precision, on a GPU. triton: our kernel. The operators' schemas call it `way`.
+Mode = Literal["keep", "linear", "inference", "half", "triton"]
 
 
 def gaussian(
@@ -71,8 +72,8 @@ def gaussian(
         form = _form(theta, phi, g, for_backward)
         if form in ("flash", "efficient") and _attention_fits(theta, phi, g, memory_budget):
             return _attention(theta, phi, g, scale, form)
-        mode: Mode = "triton"
-        if form != "triton":
+        mode: Mode = "triton" if form == "triton" else "half"
+        if form not in ("triton", "half"):
             theta, phi, g = _in_working_dtype(theta, phi, g)
             mode = "inference"
             if for_backward:
@@ -153,7 +154,7 @@ def _keeps(theta: Tensor, phi: Tensor, memory_budget: int | None) -> bool:
 def forward(
     theta: Tensor, phi: Tensor, g: Tensor, scale: float, mode: str, memory_budget: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Y; p if it is kept, else empty; two numbers a row, if p is not kept, which our kernel fills.
+    """Y; p if it is kept, else empty; two numbers a row, if p is not kept, which the forms for GPUs fill.
 
     Shapes depend on `mode` alone, so that they are known while sizes are not.
     """
@@ -165,6 +166,9 @@ def forward(
     if mode == "triton":
         y, statistics[:, :, :1], statistics[:, :, 1:] = triton.forward(theta, phi, g, scale)
         return y.contiguous(), none, statistics
+    if mode == "half":
+        y, statistics = half_rows.forward(theta, phi, g, scale, memory_budget)
+        return y, none, statistics
     follows = mode != "inference"
     y, _ = softmax_rows.forward(
         theta, phi, g, scale, keep=False, memory_budget=memory_budget, for_backward=follows
@@ -189,6 +193,8 @@ def backward(
         if mode == "triton":
             row_max, row_sum = (statistics[:, :, i : i + 1].contiguous() for i in (0, 1))
             return triton.backward(dy, theta, phi, g, y, row_max, row_sum, scale, wanted)
+        if mode == "half":
+            return half_rows.backward(dy, theta, phi, g, y, statistics, scale, wanted, memory_budget)
         p = kept if mode == "keep" else None
         return softmax_rows.backward(dy, theta, phi, g, scale, p, wanted, memory_budget=memory_budget)
 
@@ -210,8 +216,8 @@ class SoftmaxAverage(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         y, kept, statistics = output
-        # Rows do without y, which the caller may then change in place.
-        y = y if ctx.mode == "triton" else y.new_empty(0)
+        # Rows of whole precision do without y, which the caller may then change in place.
+        y = y if ctx.mode in ("half", "triton") else y.new_empty(0)
         ctx.save_for_backward(theta, phi, g, y, kept, statistics)
 
     @staticmethod

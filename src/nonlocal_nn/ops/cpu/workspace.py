@@ -133,11 +133,12 @@ def fits(size: int, device: torch.device, memory_budget: int | None) -> bool:
     """
     if memory_budget is not None:
         return size <= memory_budget
-    return size <= ALWAYS_BYTES or size <= _usual_budget(device)
+    return size <= ALWAYS_BYTES or size <= usual_budget(device)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _usual_budget(device: torch.device) -> int:
+def usual_budget(device: torch.device) -> int:
+    """Bytes that an operator may take where nobody says how many."""
     # Of all memory, not of what is free: a forward pass made again (activation checkpointing) must save the
     # same. Ten blocks of a network together take no more than a third.
     return 0 if device.type == "meta" else all_bytes(device) // (4 * BUDGET_SHARE)

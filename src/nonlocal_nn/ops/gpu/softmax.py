@@ -33,6 +33,7 @@ from torch import Tensor
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.ops.checks import check_embeddings
+from nonlocal_nn.ops.gpu.scales import float16_gradient_scale, float16_weight_scale
 from nonlocal_nn.ops.gpu.tiles import DotPrecision, Tiles, blocks, default_tiles, groups_of_columns
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -103,7 +104,7 @@ def forward(
 
     from nonlocal_nn.ops.gpu import forward as triton_forward
 
-    with _device_of(theta):
+    with device_of(theta):
         triton_forward.forward[(blocks(queries, cut.rows) * groups * batch,)](
             *_with_strides(theta, phi, g, y),
             row_max,
@@ -222,7 +223,7 @@ def backward(
             num_stages=cut.stages,
         )
 
-    with _device_of(theta):
+    with device_of(theta):
         if dtheta is not None or dphi is not None:
             make_delta()
         if dtheta is not None:
@@ -265,7 +266,7 @@ def _modes(precision: DotPrecision | None, theta: Tensor) -> tuple[DotPrecision,
     return precision, "interpreted" if _is_interpreted() and theta.dtype == torch.bfloat16 else precision
 
 
-def _device_of(tensor: Tensor) -> AbstractContextManager[object]:
+def device_of(tensor: Tensor) -> AbstractContextManager[object]:
     """Triton starts programs on the current GPU: make that the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
@@ -290,23 +291,3 @@ def _empty_like(g: Tensor, queries: int) -> Tensor:
     if g.stride(1) == 1 and g.stride(2) != 1:
         return g.new_empty(batch, channels, queries).transpose(1, 2)
     return g.new_empty(batch, queries, channels)
-
-
-# --- powers of two that keep what is rounded to float16 inside of its normal range ---
-
-
-def float16_weight_scale(dtype: torch.dtype) -> float:
-    """float16 is normal from 6e-5 on; among many keys probabilities are smaller. 2^15 times 1 still fits."""
-    return 32768.0 if dtype == torch.float16 else 1.0
-
-
-def float16_gradient_scale(dy: Tensor, g: Tensor) -> Tensor:
-    """The power of two that takes abs(dl_ij) to 2^15 at most, for float16; else 1.
-
-    It is at most 2 max abs(dy_i) max abs(g_j).
-    """
-    if g.dtype != torch.float16:
-        return torch.ones((), dtype=torch.float32, device=g.device)
-    longest = [torch.linalg.vector_norm(x, dim=2, dtype=torch.float32).amax() for x in (dy, g)]
-    exponent = (14 - torch.log2(longest[0] * longest[1])).floor()
-    return torch.exp2(exponent.clamp(-60, 60))  # a bound of 0 gives an infinite exponent

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nonlocal_nn._typing import Float
+from nonlocal_nn.ops.means import gpu
 
 Shift = tuple[int, ...]
 Progress = Callable[[int, int], None]
@@ -77,17 +78,12 @@ class _NlMeans(torch.autograd.Function):
         *kernels: Tensor,
     ) -> Tensor:
         padded, padded_mask = both_padded(guide, mask, kernels)
-        total = x.new_ones(x.shape[0], *x.shape[2:])  # w(p, p) = 1
-        weighted = x.clone()
-        for shift in reported(half_of_shifts(x.shape[2:], patch_distance), progress):
-            here, there = overlap(shift, x.shape[2:])
-            d2, _ = distance(padded, padded_mask, shift, kernels)
-            for at, other in ((here, there), (there, here)):
-                weight = weight_map(d2, at_places(h, at), at_places(sigma, at))
-                if mask is not None:
-                    weight *= mask[:, *other]
-                total[:, *at] += weight
-                weighted[:, :, *at] += weight.unsqueeze(1) * x[:, :, *other]
+        shifts = list(half_of_shifts(x.shape[2:], patch_distance))
+        if mask is None and gpu.runs(x):
+            weighted, total = gpu.sums(x, padded, h, sigma, kernels, shifts, progress)
+        else:
+            maps = padded, padded_mask
+            weighted, total = _sums(x, maps, h, sigma, mask, kernels, reported(shifts, progress))
         weighted /= total.unsqueeze(1)
         ctx.save_for_backward(x, guide, h, sigma, mask, weighted, total, *kernels)
         ctx.patch_distance = patch_distance
@@ -123,6 +119,30 @@ class _NlMeans(torch.autograd.Function):
                 dd2 = torch.where(counts > 0, dd2 / counts, 0)
             _add_distance_gradient(dpadded, padded, padded_mask, dd2, shift, kernels)
         return dx, _folded(dpadded, guide, kernels), dh, dsigma, None, None, None, *(None for _ in kernels)
+
+
+def _sums(
+    x: Tensor,
+    maps: tuple[Tensor, Tensor | None],
+    h: Tensor,
+    sigma: Tensor,
+    mask: Tensor | None,
+    kernels: Sequence[Tensor],
+    shifts: Iterable[Shift],
+) -> tuple[Tensor, Tensor]:
+    """sum_q w(p, q) x(q), and sum_q w(p, q)."""
+    total = x.new_ones(x.shape[0], *x.shape[2:])  # w(p, p) = 1
+    weighted = x.clone()
+    for shift in shifts:
+        here, there = overlap(shift, x.shape[2:])
+        d2, _ = distance(*maps, shift, kernels)
+        for at, other in ((here, there), (there, here)):
+            weight = weight_map(d2, at_places(h, at), at_places(sigma, at))
+            if mask is not None:
+                weight *= mask[:, *other]
+            total[:, *at] += weight
+            weighted[:, :, *at] += weight.unsqueeze(1) * x[:, :, *other]
+    return weighted, total
 
 
 def half_of_shifts(shape: Sequence[int], patch_distance: Sequence[int]) -> Iterator[Shift]:
