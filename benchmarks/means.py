@@ -3,9 +3,9 @@
     python3 run.py bench means speed                          # one table, in turns, two threads
     python3 run.py bench means quality Set12 BSD68 --choose 03,05,07
 
-OpenCV takes part where `import cv2` works (a folder of it in PYTHONPATH is enough). Quality: every filter has
-the same number of settings, 4 patches x 6 strengths, of which the best at each sigma is chosen on the
-pictures named by --choose; those are then left out of the table.
+OpenCV, dipy and a GPU take part where there are any (a folder of `cv2` in PYTHONPATH is enough). Quality:
+every filter has the same number of settings, 4 patches x 6 strengths, of which the best at each sigma is
+chosen on the pictures named by --choose; those are then left out of the table.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ PATCHES = (3, 5, 7, 9)
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # h / sigma
 OPENCV_STRENGTHS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.2)  # its h counts differently
 DISTANCE = 10
+GPU = "nonlocal_nn, GPU"
 
 
 def bytes_of(x: Array) -> Array:
@@ -50,31 +51,51 @@ def bytes_of(x: Array) -> Array:
     return np.clip(np.rint(255 * x), 0, 255).astype(np.uint8)
 
 
-def cases() -> dict[str, tuple[Array, int | None, dict[str, int]]]:
-    """Picture of a range of one, channel axis, patch and distance."""
-    rng = np.random.default_rng(0)
+CASES = (
+    "grey 512 x 512",
+    "colour 512 x 512",
+    "grey 1920 x 1080",
+    "volume 64^3",
+    "clip 320 x 240, 20 frames",
+)
+
+
+def case(name: str) -> tuple[Array, int | None, dict[str, int]]:
+    """Noisy picture of a range of one, channel axis, patch and distance."""
+    axis, sizes = None, {"patch_size": 7, "patch_distance": 11}
     camera = data.camera() / 255
-    colour = data.astronaut() / 255
-    wide = np.tile(camera, (3, 4))[:1080, :1920]
-    volume = np.stack([np.roll(camera[100:164, 200:264], k, 0) for k in range(64)])
-    clip = np.stack([camera[k : k + 240, 2 * k : 2 * k + 320] for k in range(20)])
-    big = {"patch_size": 7, "patch_distance": 11}
-    plain = {
-        "grey 512 x 512": (camera, None, big),
-        "colour 512 x 512": (colour, -1, big),
-        "grey 1920 x 1080": (wide, None, big),
-        "volume 64^3": (volume, None, {"patch_size": 5, "patch_distance": 5}),
-        "clip 320 x 240, 20 frames": (clip, None, {"patch_size": 7, "patch_distance": 7}),
-    }
-    return {
-        name: ((x + rng.normal(scale=SIGMA, size=x.shape)).astype(np.float32), axis, sizes)
-        for name, (x, axis, sizes) in plain.items()
-    }
+    if name == "grey 512 x 512":
+        x = camera
+    elif name == "colour 512 x 512":
+        x, axis = data.astronaut() / 255, -1
+    elif name == "grey 1920 x 1080":
+        x = np.tile(camera, (3, 4))[:1080, :1920]
+    elif name == "volume 64^3":
+        x = np.stack([np.roll(camera[100:164, 200:264], k, 0) for k in range(64)])
+        sizes = {"patch_size": 5, "patch_distance": 5}
+    elif name == "clip 320 x 240, 20 frames":
+        x = np.stack([camera[k : k + 240, 2 * k : 2 * k + 320] for k in range(20)])
+        sizes = {"patch_size": 7, "patch_distance": 7}
+    else:
+        raise ValueError(f"no case {name!r}; there are {CASES}")
+    noise = np.random.default_rng(0).normal(scale=SIGMA, size=x.shape)
+    return (x + noise).astype(np.float32), axis, sizes
+
+
+def on_gpu(x: Array, **given: Any) -> Callable[[], object]:
+    """The same call for a tensor that is there already."""
+    there = torch.from_numpy(x).cuda()
+
+    def call() -> None:
+        nl.denoise_nl_means(there, **given)
+        torch.cuda.synchronize()
+
+    return call
 
 
 def contenders(name: str) -> dict[str, Callable[[], object]]:
     """Calls for one case."""
-    x, axis, sizes = cases()[name]
+    x, axis, sizes = case(name)
     if name.startswith("clip"):
         return clip_contenders(x, sizes)
     given: dict[str, Any] = {**sizes, "h": 0.8 * SIGMA, "sigma": SIGMA, "channel_axis": axis}
@@ -82,6 +103,19 @@ def contenders(name: str) -> dict[str, Callable[[], object]]:
         "nonlocal_nn": lambda: nl.denoise_nl_means(x, **given),
         "scikit-image": lambda: restoration.denoise_nl_means(x, **given, fast_mode=True),
     }
+    if torch.cuda.is_available():
+        calls[GPU] = on_gpu(x, **given)
+    if importlib.util.find_spec("dipy") and x.ndim == 3 and axis is None:
+        from dipy.denoise.nlmeans import nlmeans
+
+        calls["dipy"] = lambda: nlmeans(
+            x,
+            SIGMA,
+            patch_radius=sizes["patch_size"] // 2,
+            block_radius=sizes["patch_distance"],
+            rician=False,
+            num_threads=torch.get_num_threads(),
+        )
     if importlib.util.find_spec("cv2") and x.ndim - (axis is not None) == 2:
         import cv2
 
@@ -98,11 +132,15 @@ def contenders(name: str) -> dict[str, Callable[[], object]]:
 def clip_contenders(x: Array, sizes: dict[str, int]) -> dict[str, Callable[[], object]]:
     """All frames, patches sought two frames before and after."""
     patch, far = sizes["patch_size"], sizes["patch_distance"]
-    calls: dict[str, Callable[[], object]] = {
-        "nonlocal_nn": lambda: nl.denoise_nl_means(
-            x, (1, patch, patch), (2, far, far), 0.8 * SIGMA, sigma=SIGMA
-        )
+    given: dict[str, Any] = {
+        "patch_size": (1, patch, patch),
+        "patch_distance": (2, far, far),
+        "h": 0.8 * SIGMA,
+        "sigma": SIGMA,
     }
+    calls: dict[str, Callable[[], object]] = {"nonlocal_nn": lambda: nl.denoise_nl_means(x, **given)}
+    if torch.cuda.is_available():
+        calls[GPU] = on_gpu(x, **given)
     if importlib.util.find_spec("cv2"):
         import cv2
 
@@ -129,8 +167,10 @@ def speed(options: argparse.Namespace) -> None:
     """The table."""
     limit_threads(options.threads)
     table = Table("case", "filter", "wall s", "CPU s", "wall / ours", "peak above the picture, pictures")
-    for name in cases():
+    for name in CASES:
         calls = contenders(name)
+        if options.filters:
+            calls = {who: call for who, call in calls.items() if who in options.filters}
         for call in calls.values():  # compiles, and fills caches
             call()
         best: dict[str, tuple[float, float]] = {}
@@ -142,7 +182,7 @@ def speed(options: argparse.Namespace) -> None:
                 took = (time.perf_counter() - wall, time.process_time() - used)
                 best[who] = min(best.get(who, took), took)
         for who, (wall, used) in best.items():
-            peak = fresh(name, who, options.threads)
+            peak = "" if who == GPU else fresh(name, who, options.threads)
             ratio = f"{wall / best['nonlocal_nn'][0]:.1f}"
             table.add_row(name, who, f"{wall:.3f}", f"{used:.3f}", ratio, peak)
     Console(width=130).print(table)
@@ -158,7 +198,7 @@ def fresh(name: str, who: str, threads: int) -> str:
 def one(options: argparse.Namespace) -> None:
     """In the fresh process: a call on a small picture loads and compiles all, then the one that counts."""
     limit_threads(options.threads)
-    x, axis, sizes = cases()[options.case]
+    x, axis, sizes = case(options.case)
     calls = contenders(options.case)
     if options.filter == "nonlocal_nn":
         small = x[(slice(0, 16),) * (x.ndim - (axis is not None))]
@@ -269,7 +309,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(run=speed, threads=2, rounds=5)
+    parser.set_defaults(run=speed, threads=2, rounds=5, filters=None)
     commands = parser.add_subparsers()
     for name, run in (("speed", speed), ("one", one), ("quality", quality)):
         command = commands.add_parser(name)
@@ -277,6 +317,7 @@ def main() -> None:
         command.add_argument("--threads", type=int, default=2)
         if name == "speed":
             command.add_argument("--rounds", type=int, default=5)
+            command.add_argument("--filters", nargs="+", metavar="NAME", help="of the second column")
         if name == "one":
             command.add_argument("case")
             command.add_argument("filter")

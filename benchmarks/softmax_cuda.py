@@ -46,6 +46,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
+    "res2": Shape(32 * 56 * 56, 128, 128, "32x56x56, embedded gaussian"),
     "res3": Shape(32 * 28 * 28, 256, 256, "32x28x28, embedded gaussian"),
     "res4": Shape(32 * 14 * 14, 512, 512, "32x14x14, embedded gaussian"),
     "gaussian": Shape(32 * 14 * 14, 1024, 512, "32x14x14, gaussian"),
@@ -98,6 +99,29 @@ def attention(backend: SDPBackend) -> Average:
     return average
 
 
+class _SameBits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, phi: Tensor, g: Tensor, scale: float) -> Tensor:
+        ctx.inputs = [x.detach().requires_grad_() for x in (theta, phi, g)]
+        with torch.enable_grad():
+            ctx.y = attention(SDPBackend.FLASH_ATTENTION)(*ctx.inputs, scale)
+        return ctx.y.detach()
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        torch.use_deterministic_algorithms(True)
+        try:
+            return (*torch.autograd.grad(ctx.y, ctx.inputs, dy), None)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+def flash_same_bits(theta: Tensor, phi: Tensor, g: Tensor, scale: float) -> Tensor:
+    """Flash with a backward pass under `torch.use_deterministic_algorithms(True)`."""
+    y: Tensor = _SameBits.apply(theta, phi, g, scale)
+    return y
+
+
 def flex() -> Average:
     from torch.nn.attention.flex_attention import flex_attention
 
@@ -139,6 +163,7 @@ def ways(kind: str) -> dict[str, Average]:
         "rows": rows,
         "half": half,
         "flash": attention(SDPBackend.FLASH_ATTENTION),
+        "flash, same bits": flash_same_bits,
         "efficient": attention(SDPBackend.EFFICIENT_ATTENTION),
         "cudnn": attention(SDPBackend.CUDNN_ATTENTION),
         "flex": flex(),
@@ -325,6 +350,7 @@ def main() -> int:
         default=["float32", "tf32", "bfloat16"],
         help="float32 multiplies exactly, tf32 float32 in TF32 (default: float32 tf32 bfloat16)",
     )
+    parser.add_argument("--ways", nargs="+", metavar="WAY", help="of the tables' first column (default: all)")
     parser.add_argument("--runs", type=int, default=5, help="how often each is timed (default: 5)")
     parser.add_argument("--tune", action="store_true", help="also try other tiles for our kernel")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/softmax_cuda.json"))
@@ -341,7 +367,7 @@ def main() -> int:
     try:
         for shape_name in given.shapes:
             for kind in given.dtypes:
-                one_case(shape_name, kind, given.runs, given.tune, device, report, console)
+                one_case(shape_name, kind, given.runs, given.tune, device, report, console, given.ways)
                 write_whole(given.out, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
     except KeyboardInterrupt:
         console.print("stopped; what was measured is kept")
@@ -361,11 +387,14 @@ def one_case(
     device: torch.device,
     report: dict[str, Any],
     console: Console,
+    only: list[str] | None = None,
 ) -> None:
     """Measure one shape in one type, print it and add it to the report."""
     shape, found = SHAPES[name], ways(kind)
     if tune:
         found |= {f"triton {'-'.join(map(str, tiles))}": kernel(tiles=tiles) for tiles in TILES}
+    if only is not None:
+        found = {way: average for way, average in found.items() if way in only}
     title = f"{name}: {shape.what}, N {shape.positions}, d {shape.d}, channels {shape.channels}, {kind}"
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(f"{name}, {kind}", total=len(found) * (1 + runs * len(PASSES)))
