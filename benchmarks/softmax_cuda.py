@@ -1,12 +1,12 @@
 """The softmax average on a GPU: every way to compute it, side by side.
 
     python3 run.py bench softmax_cuda                     # all shapes and types, a few minutes
-    python3 run.py bench softmax_cuda --shapes res4 --dtypes bfloat16 --tune
+    python3 run.py bench softmax_cuda --shapes res4 --dtypes bfloat16 --ways plain half flash
 
 For each shape and type: time of forward and of forward + backward (the least and the median of --runs, taken
 in turns: every way once, then every way again), the peak of memory beside the inputs, and the error of y
 against float64. Prints tables and the order of speed; writes all of it to --out
-after each shape. --tune also tries other tiles for our kernel. Without a CUDA GPU it says so and ends.
+after each shape. Without a CUDA GPU it says so and ends.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from nonlocal_nn._files import write_whole
-from nonlocal_nn.ops.gpu import softmax as triton_softmax
-from nonlocal_nn.ops.gpu.tiles import Tiles
 from nonlocal_nn.ops.softmax import SoftmaxAverage
 
 Average = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -59,22 +57,7 @@ DTYPES = {
     "float16": torch.float16,
 }
 PASSES = ("forward", "forward + backward")
-CHOICES = ("rows", "half", "flash", "efficient", "triton")  # the forms of ops/dispatch.py
-TILES = [
-    Tiles(rows, others, depth, width, warps, stages)
-    for rows, others, width, warps in [
-        (32, 32, 1024, 8),
-        (64, 32, 512, 8),
-        (32, 32, 512, 8),
-        (64, 64, 256, 8),
-        (64, 64, 256, 4),
-        (128, 32, 256, 8),
-        (128, 64, 128, 8),
-        (64, 64, 128, 4),
-    ]
-    for depth in (32, 64)
-    for stages in (2, 3)
-]
+CHOICES = ("rows", "half", "flash", "efficient")  # the forms of ops/dispatch.py
 
 
 # --- the ways ---
@@ -129,36 +112,9 @@ def flex() -> Average:
     return lambda theta, phi, g, scale: compiled(theta[:, None], phi[:, None], g[:, None], scale=scale)[:, 0]
 
 
-class _Kernel(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, theta: Tensor, phi: Tensor, g: Tensor, scale: float, options: dict[str, Any]
-    ) -> Tensor:
-        results = triton_softmax.forward(theta, phi, g, scale, **options)
-        ctx.save_for_backward(theta, phi, g, *results)
-        ctx.rest = scale, options
-        return results[0]
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        scale, options = ctx.rest
-        return (*triton_softmax.backward(dy, *ctx.saved_tensors, scale, **options), None, None)
-
-
-def half(theta: Tensor, phi: Tensor, g: Tensor, scale: float) -> Tensor:
-    if theta.dtype == torch.float32:
-        raise ValueError("for half precision alone")
-    y: Tensor = SoftmaxAverage.apply(theta, phi, g, scale, "half", None)[0]
-    return y
-
-
-def kernel(**options: Any) -> Average:
-    return lambda theta, phi, g, scale: _Kernel.apply(theta, phi, g, scale, options)
-
-
-def ways(kind: str) -> dict[str, Average]:
-    """Name -> way, for "float32", "tf32", "bfloat16" or "float16"."""
-    found = {
+def ways() -> dict[str, Average]:
+    """Name -> way."""
+    return {
         "plain": plain,
         "rows": rows,
         "half": half,
@@ -167,9 +123,7 @@ def ways(kind: str) -> dict[str, Average]:
         "efficient": attention(SDPBackend.EFFICIENT_ATTENTION),
         "cudnn": attention(SDPBackend.CUDNN_ATTENTION),
         "flex": flex(),
-        "triton": kernel(),
     }
-    return found | ({"triton, tf32x3": kernel(precision="tf32x3")} if kind == "float32" else {})
 
 
 # --- measuring ---
@@ -352,7 +306,6 @@ def main() -> int:
     )
     parser.add_argument("--ways", nargs="+", metavar="WAY", help="of the tables' first column (default: all)")
     parser.add_argument("--runs", type=int, default=5, help="how often each is timed (default: 5)")
-    parser.add_argument("--tune", action="store_true", help="also try other tiles for our kernel")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/softmax_cuda.json"))
     given = parser.parse_args()
     if given.runs < 1:
@@ -367,7 +320,7 @@ def main() -> int:
     try:
         for shape_name in given.shapes:
             for kind in given.dtypes:
-                one_case(shape_name, kind, given.runs, given.tune, device, report, console, given.ways)
+                one_case(shape_name, kind, given.runs, device, report, console, given.ways)
                 write_whole(given.out, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
     except KeyboardInterrupt:
         console.print("stopped; what was measured is kept")
@@ -383,16 +336,13 @@ def one_case(
     name: str,
     kind: str,
     runs: int,
-    tune: bool,
     device: torch.device,
     report: dict[str, Any],
     console: Console,
     only: list[str] | None = None,
 ) -> None:
     """Measure one shape in one type, print it and add it to the report."""
-    shape, found = SHAPES[name], ways(kind)
-    if tune:
-        found |= {f"triton {'-'.join(map(str, tiles))}": kernel(tiles=tiles) for tiles in TILES}
+    shape, found = SHAPES[name], ways()
     if only is not None:
         found = {way: average for way, average in found.items() if way in only}
     title = f"{name}: {shape.what}, N {shape.positions}, d {shape.d}, channels {shape.channels}, {kind}"

@@ -23,42 +23,38 @@ CPU = {"device_type": "cpu", "capability": None, "dtype": torch.float32}
 
 
 @pytest.mark.parametrize(
-    ("options", "expected", "with_our_kernel"),
+    ("options", "expected"),
     [
-        ({**CPU}, "rows", "rows"),
-        ({**CPU, "gradients": False}, "flash", "flash"),
-        ({**CPU, "gradients": False, "onednn": True}, "rows", "rows"),
-        ({**CPU, "gradients": False, "keys": 1000}, "rows", "rows"),
-        ({**CPU, "gradients": False, "d": 64}, "rows", "rows"),  # torch's kernel wants equal widths
-        ({"device_type": "mps", "capability": None}, "rows", "rows"),
-        ({"dtype": torch.float64}, "rows", "rows"),
-        ({"gradients": False}, "flash", "flash"),
-        ({"same_bits": False}, "flash", "flash"),
-        ({}, "half", "triton"),  # flash's backward pass adds in any order
-        ({"d": 512, "channels": 512, "same_bits": False}, "half", "triton"),  # res4
-        ({"d": 1024, "channels": 512, "gradients": False}, "efficient", "triton"),  # res4, gaussian
-        ({"d": 64, "channels": 128, "gradients": False}, "efficient", "triton"),
-        ({"d": 60, "channels": 60, "gradients": False}, "half", "triton"),  # flash would pad
-        ({"dtype": torch.float32}, "rows", "rows"),
-        ({"dtype": torch.float32, "same_bits": False}, "rows", "rows"),
-        ({"dtype": torch.float32, "gradients": False}, "efficient", "efficient"),
-        ({"dtype": torch.float32, "gradients": False, "d": 255}, "rows", "rows"),
-        ({"dtype": torch.float32, "tf32": True}, "rows", "triton"),
-        ({"dtype": torch.float32, "tf32": True, "gradients": False}, "rows", "triton"),
-        ({"queries": 8, "keys": 8}, "rows", "rows"),  # one position across eight frames
-        ({"queries": 0}, "rows", "rows"),
-        ({"batch": 0}, "rows", "rows"),
-        ({"batch": 70_000, "gradients": False}, "half", "triton"),
-        ({"capability": (7, 5), "dtype": torch.float16, "gradients": False}, "efficient", "efficient"),
-        ({"capability": (7, 5), "gradients": False}, "rows", "rows"),  # no bfloat16 there
+        ({**CPU}, "rows"),
+        ({**CPU, "gradients": False}, "flash"),
+        ({**CPU, "gradients": False, "onednn": True}, "rows"),
+        ({**CPU, "gradients": False, "keys": 1000}, "rows"),
+        ({**CPU, "gradients": False, "d": 64}, "rows"),  # torch's kernel wants equal widths
+        ({"device_type": "mps", "capability": None}, "rows"),
+        ({"dtype": torch.float64}, "rows"),
+        ({"gradients": False}, "flash"),
+        ({"same_bits": False}, "flash"),
+        ({}, "half"),  # flash's backward pass adds in any order
+        ({"d": 512, "channels": 512, "same_bits": False}, "half"),  # res4
+        ({"d": 1024, "channels": 512, "gradients": False}, "efficient"),  # res4, gaussian
+        ({"d": 64, "channels": 128, "gradients": False}, "efficient"),
+        ({"d": 60, "channels": 60, "gradients": False}, "half"),  # flash would pad
+        ({"dtype": torch.float32}, "rows"),
+        ({"dtype": torch.float32, "same_bits": False}, "rows"),
+        ({"dtype": torch.float32, "gradients": False}, "efficient"),
+        ({"dtype": torch.float32, "gradients": False, "d": 255}, "rows"),
+        ({"dtype": torch.float32, "tf32": True}, "rows"),
+        ({"dtype": torch.float32, "tf32": True, "gradients": False}, "rows"),
+        ({"queries": 8, "keys": 8}, "rows"),  # one position across eight frames
+        ({"queries": 0}, "rows"),
+        ({"batch": 0}, "rows"),
+        ({"batch": 70_000, "gradients": False}, "half"),
+        ({"capability": (7, 5), "dtype": torch.float16, "gradients": False}, "efficient"),
+        ({"capability": (7, 5), "gradients": False}, "rows"),  # no bfloat16 there
     ],
 )
-def test_choices(options, expected, with_our_kernel, thresholds):
+def test_choices(options, expected):
     assert choose(**options) == expected
-    thresholds(triton=True)
-    assert choose(**options) == with_our_kernel
-    if with_our_kernel == "triton":
-        assert choose(**options, triton=False) == expected
 
 
 def test_thresholds_can_be_replaced_for_the_whole_process():
@@ -68,14 +64,13 @@ def test_thresholds_can_be_replaced_for_the_whole_process():
     assert choose(gradients=False) == "flash"
 
 
-def test_every_call_gets_a_form_that_takes_it(thresholds):
-    thresholds(triton=True)
-    for capability, dtype, (d, channels), positions, gradients, same_bits, tf32, triton in itertools.product(
+def test_every_call_gets_a_form_that_takes_it():
+    for capability, dtype, (d, channels), positions, gradients, same_bits, tf32 in itertools.product(
         [(5, 0), (7, 5), (8, 0), (8, 6), (9, 0), (12, 1), (13, 0)],
         [torch.float64, torch.float32, torch.bfloat16, torch.float16],
         [(0, 3), (1, 1), (200, 200), (256, 256), (512, 512), (1024, 512), (64, 65)],
         [1, 100],
-        *[[False, True]] * 4,
+        *[[False, True]] * 3,
     ):
         form = softmax_form(
             "cuda",
@@ -88,25 +83,20 @@ def test_every_call_gets_a_form_that_takes_it(thresholds):
             gradients=gradients,
             same_bits=same_bits,
             tf32=tf32,
-            triton=triton,
         )
         if form == "flash":
             assert flash_takes(capability, dtype, d, channels, 1, gradients=gradients)
         if form == "efficient":
             assert efficient_takes(capability, dtype, d, channels, 1)
-        if form == "triton":
-            assert triton
-            assert capability >= (8, 0)
-            assert dtype != torch.float64
         if gradients and same_bits:
-            assert form in ("rows", "half", "triton")
+            assert form in ("rows", "half")
         if form == "half":
             assert capability >= (8, 0)
             assert dtype in (torch.float16, torch.bfloat16)
 
 
 def test_training_on_consumer_cards_leaves_out_what_flash_leaves_out():
-    options = {"d": 200, "channels": 200, "same_bits": False, "triton": False}
+    options = {"d": 200, "channels": 200, "same_bits": False}
     assert choose(capability=(8, 9), **options) == "half"
     assert choose(capability=(8, 9), gradients=False, **options) == "flash"
     assert choose(capability=(8, 0), **options) == "flash"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nonlocal_nn.ops import equation as reference
 from nonlocal_nn.ops.gpu import half_rows
-from nonlocal_nn.ops.gpu.softmax import available
+from nonlocal_nn.ops.gpu.available import available
 from tests.ops.operands import values_and_gradients
 from tests.ops.triton_children import DEVICES, runner
 
@@ -144,6 +144,7 @@ def test_a_memory_budget_makes_chunks_smaller():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the form is chosen on a GPU alone")
 @pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.usefixtures("without_shape_checks")
 def test_the_operator_uses_it_on_a_gpu(compiled):
     from nonlocal_nn.ops import softmax
 

@@ -1,4 +1,4 @@
-"""Triton's programs without a GPU, in processes of their own: interpreted, or compiled for an absent GPU.
+"""Triton's programs without a GPU, interpreted in a process of their own, and on a GPU if there is one.
 
 Triton looks at TRITON_INTERPRET while it is imported; in the tests' own process it may have been imported.
 """
@@ -8,26 +8,24 @@ from __future__ import annotations
 import importlib
 import io
 import os
-import re
-import subprocess
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 
-def child(interpret: bool) -> ProcessPoolExecutor:
+def child() -> ProcessPoolExecutor:
     """A process that does one thing after another."""
-    return ProcessPoolExecutor(1, get_context("spawn"), _prepare, (interpret,))
+    return ProcessPoolExecutor(1, get_context("spawn"), _prepare)
 
 
-def _prepare(interpret: bool) -> None:
-    os.environ["TRITON_INTERPRET"] = "1" if interpret else "0"
+def _prepare() -> None:
+    os.environ["TRITON_INTERPRET"] = "1"
     os.environ["TRITON_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / "nonlocal_nn-tests-triton")
     warnings.simplefilter("ignore")  # numpy's, about rows that are computed and not stored
     torch.set_num_threads(1)
@@ -62,7 +60,7 @@ def runner(module: str, device: str) -> Iterator[Callable[..., Any]]:
             for x in getattr(functions, name)(*(_on_gpu(x) for x in arguments), **options)
         )
         return
-    with child(interpret=True) as interpreter:
+    with child() as interpreter:
         yield lambda name, *arguments, **options: unpacked(
             interpreter.submit(call, module, name, packed(*arguments), options).result()
         )
@@ -75,93 +73,3 @@ def _on_gpu(x: Any) -> Any:
 
 
 DEVICES = ["interpreter", *(["cuda"] if torch.cuda.is_available() else [])]
-
-
-class Compiled(NamedTuple):
-    """What the assembler says about a program."""
-
-    name: str
-    shared_bytes: int
-    spilled_bytes: int  # of each thread's registers into memory
-    narrow_loads: int  # of 2 bytes: of one half-precision number alone
-
-
-def compile_all(
-    capability: int,
-    dtype: torch.dtype,
-    precision: str,
-    batch: int,
-    queries: int,
-    d: int,
-    channels: int,
-    channels_first: bool = False,
-) -> list[Compiled]:
-    """Go the whole way of `forward` and `backward` for such a GPU, short of starting the programs.
-
-    There are 16 keys more than queries.
-    """
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver
-
-    from nonlocal_nn.ops.gpu import backward as triton_backward
-    from nonlocal_nn.ops.gpu import forward as triton_forward
-    from nonlocal_nn.ops.gpu import softmax as triton_softmax
-
-    programs: list[Compiled] = []
-
-    class Utils:
-        def get_device_properties(self, device: int) -> dict[str, int]:
-            return {"max_shared_mem": 99 * 1024, "multiprocessor_count": 1, "warpSize": 32}
-
-        def load_binary(self, name: str, cubin: bytes, shared: int, device: int) -> tuple[Any, ...]:
-            programs.append(Compiled(name, shared, *_seen_in(triton.__path__[0], cubin)))
-            return None, None, 0, 0, 1024
-
-        def unload_module(self, module: object) -> None:
-            pass
-
-    class NoGpu:
-        utils = Utils()
-
-        def launcher_cls(self, source: object, metadata: object) -> Any:
-            return lambda *arguments: None
-
-        def get_current_device(self) -> int:
-            return 0
-
-        def get_current_stream(self, device: int) -> int:
-            return 0
-
-        def get_current_target(self) -> GPUTarget:
-            return GPUTarget("cuda", capability, 32)
-
-    driver.set_active(NoGpu())
-    for module in (triton_forward, triton_backward):
-        for name in ("forward", "row_products", "theta_gradient", "key_gradients"):
-            if hasattr(module, name):
-                getattr(module, name).device_caches.clear()  # another GPU than last time
-    triton_softmax.available = lambda device: True
-    sizes = [(queries, d), (queries + 16, d), (queries + 16, channels), (queries, channels)]
-    if channels_first:
-        theta, phi, g, dy = (torch.zeros(batch, c, n, dtype=dtype).transpose(1, 2) for n, c in sizes)
-    else:
-        theta, phi, g, dy = (torch.zeros(batch, n, c, dtype=dtype) for n, c in sizes)
-    saved = triton_softmax.forward(theta, phi, g, precision=precision)
-    triton_softmax.backward(dy, theta, phi, g, *saved, precision=precision)
-    return programs
-
-
-def _seen_in(triton_folder: str, cubin: bytes) -> tuple[int, int]:
-    tools = Path(triton_folder) / "backends/nvidia/bin"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "program.cubin"
-        path.write_bytes(cubin)
-        commands = [[str(tools / "cuobjdump"), "--dump-resource-usage"], [str(tools / "nvdisasm")]]
-        usage, code = (
-            subprocess.run([*command, str(path)], capture_output=True, text=True, check=True).stdout
-            for command in commands
-        )
-    stack = re.search(r"STACK:(\d+)", usage)
-    assert stack is not None, usage
-    return int(stack[1]), len(re.findall(r"\bLDG[.\w]*\.[US]16\b", code))

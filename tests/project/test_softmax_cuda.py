@@ -51,10 +51,10 @@ def test_each_way_is_timed_in_turn_and_the_order_of_speed_is_told(bench, monkeyp
         return bench.plain(theta, phi, g, scale)
 
     found = {"plain": fast, "rows": slow, "flash": fast, "efficient": half}
-    monkeypatch.setattr(bench, "ways", lambda kind: found)
+    monkeypatch.setattr(bench, "ways", lambda: found)
     monkeypatch.setitem(bench.SHAPES, "res3", bench.Shape(200, 24, 20, "small"))
     report = {"machine": {"card": "no card"}, "measured": []}
-    bench.one_case("res3", "float32", 2, False, torch.device("cpu"), report, Console(quiet=True))
+    bench.one_case("res3", "float32", 2, torch.device("cpu"), report, Console(quiet=True))
     (case,) = report["measured"]
     assert calls[-12:] == ["fast", "fast", "slow", "slow", "fast", "fast"] * 2  # forward and both, in turns
     assert case["results"]["efficient"]["failed"] == "forward + backward: RuntimeError: no backward pass"

@@ -10,18 +10,8 @@
     half       the same in half precision on a GPU: gpu/half_rows.py
     flash      scaled_dot_product_attention's flash kernel
     efficient  scaled_dot_product_attention's memory-efficient kernel
-    triton     our kernel, which splits d and channels: gpu/softmax.py
 
-Our kernel takes the least memory, and on the paper's shapes more time than the others (docs/gpu.md), so it is
-not used unless it is asked for:
-
->>> from dataclasses import replace
->>> before = set_thresholds(replace(THRESHOLDS, triton=True))
->>> softmax_form("cuda", (9, 0), torch.bfloat16, **res4)
-'triton'
->>> _ = set_thresholds(before)
-
-`benchmarks/softmax_cuda.py` measures all forms.
+`benchmarks/softmax_cuda.py` measures all forms; docs/gpu.md has the figures.
 """
 
 from __future__ import annotations
@@ -32,7 +22,7 @@ from typing import Literal
 import torch
 from torch.autograd import forward_ad
 
-Form = Literal["rows", "half", "flash", "efficient", "triton"]
+Form = Literal["rows", "half", "flash", "efficient"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +51,6 @@ class Thresholds:
     """Sorted keys whose sums are made by one triangular product."""
     concatenation_chunk_bytes: int = 16 * 2**20
     """Of rows of g, and of triangular weights, at a time."""
-    triton: bool = False
-    """Use our Triton kernel on GPUs, where it can run the call."""
 
 
 THRESHOLDS = Thresholds()
@@ -114,7 +102,6 @@ def softmax_form(
     gradients: bool = True,
     same_bits: bool = True,
     tf32: bool = False,
-    triton: bool = True,
     onednn: bool = False,
 ) -> Form:
     """The form of the softmax average for a call.
@@ -127,7 +114,6 @@ def softmax_form(
         same_bits: it must give the same bits on every run. The backward pass of flash does so on a GPU only
             under `torch.use_deterministic_algorithms(True)`: pass False where that is set.
         tf32: float32 products may be rounded to TF32 (`torch.backends.cuda.matmul.fp32_precision == "tf32"`).
-        triton: `gpu.softmax.available(device)`.
         onednn: `cpu.gemm.has_onednn(theta)`.
 
     Raises:
@@ -148,9 +134,6 @@ def softmax_form(
     repeatable = not (gradients and same_bits)
     if repeatable and flash_takes(capability, dtype, d, channels, batch, gradients=gradients):
         return "flash"
-    # In full float32 our kernel would not use the tensor cores.
-    if limits.triton and triton and capability >= (8, 0) and (dtype != torch.float32 or tf32):
-        return "triton"
     # With a backward pass it took 1.0 to 6.3 times as long as the rows below (H200, d 256 to 1024), and
     # without one 2.7 times as long as rows in TF32.
     rounded = dtype == torch.float32 and tf32

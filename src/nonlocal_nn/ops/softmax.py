@@ -23,14 +23,13 @@ from nonlocal_nn.ops.cpu.gemm import has_onednn
 from nonlocal_nn.ops.cpu.workspace import check_budget, fits
 from nonlocal_nn.ops.dispatch import Form, plain_operations, softmax_form
 from nonlocal_nn.ops.gpu import half_rows
-from nonlocal_nn.ops.gpu import softmax as triton
 from nonlocal_nn.ops.rows import chunk_bytes
 from nonlocal_nn.ops.softmax_rows import Gradients, Wanted
 from nonlocal_nn.ops.vmap import fold_vmapped
 
 # keep: rows, and p kept for the backward pass. linear: rows. inference: rows, and no backward pass follows.
-# half: rows in half precision, on a GPU. triton: our kernel. The operators' schemas call it `way`.
-Mode = Literal["keep", "linear", "inference", "half", "triton"]
+# half: rows in half precision, on a GPU. The operators' schemas call it `way`.
+Mode = Literal["keep", "linear", "inference", "half"]
 
 
 def gaussian(
@@ -72,8 +71,8 @@ def gaussian(
         form = _form(theta, phi, g, for_backward)
         if form in ("flash", "efficient") and _attention_fits(theta, phi, g, memory_budget):
             return _attention(theta, phi, g, scale, form)
-        mode: Mode = "triton" if form == "triton" else "half"
-        if form not in ("triton", "half"):
+        mode: Mode = "half"
+        if form != "half":
             theta, phi, g = _in_working_dtype(theta, phi, g)
             mode = "inference"
             if for_backward:
@@ -112,14 +111,8 @@ def _form(theta: Tensor, phi: Tensor, g: Tensor, for_backward: bool) -> Form:
         gradients=for_backward,
         same_bits=not torch.are_deterministic_algorithms_enabled(),
         tf32=on_gpu and torch.backends.cuda.matmul.fp32_precision == "tf32",
-        triton=on_gpu and _triton_is_there(theta.device),
         onednn=not on_gpu and has_onednn(theta),
     )
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _triton_is_there(device: torch.device) -> bool:
-    return triton.available(device)
 
 
 def _attention(theta: Tensor, phi: Tensor, g: Tensor, scale: float, form: Form) -> Tensor:
@@ -154,7 +147,7 @@ def _keeps(theta: Tensor, phi: Tensor, memory_budget: int | None) -> bool:
 def forward(
     theta: Tensor, phi: Tensor, g: Tensor, scale: float, mode: str, memory_budget: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Y; p if it is kept, else empty; two numbers a row, if p is not kept, which the forms for GPUs fill.
+    """Y; p if it is kept, else empty; two numbers a row, if p is not kept, which `half` fills.
 
     Shapes depend on `mode` alone, so that they are known while sizes are not.
     """
@@ -163,9 +156,6 @@ def forward(
         y, kept = softmax_rows.forward(theta, phi, g, scale, keep=True, memory_budget=memory_budget)
         return y, kept, none
     statistics = theta.new_zeros(theta.shape[0], theta.shape[1], 2, dtype=working_dtype(theta.dtype))
-    if mode == "triton":
-        y, statistics[:, :, :1], statistics[:, :, 1:] = triton.forward(theta, phi, g, scale)
-        return y.contiguous(), none, statistics
     if mode == "half":
         y, statistics = half_rows.forward(theta, phi, g, scale, memory_budget)
         return y, none, statistics
@@ -190,9 +180,6 @@ def backward(
     memory_budget: int | None,
 ) -> Gradients:
     with torch.no_grad(), without_autocast(dy.device):
-        if mode == "triton":
-            row_max, row_sum = (statistics[:, :, i : i + 1].contiguous() for i in (0, 1))
-            return triton.backward(dy, theta, phi, g, y, row_max, row_sum, scale, wanted)
         if mode == "half":
             return half_rows.backward(dy, theta, phi, g, y, statistics, scale, wanted, memory_budget)
         p = kept if mode == "keep" else None
@@ -217,7 +204,7 @@ class SoftmaxAverage(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         y, kept, statistics = output
         # Rows of whole precision do without y, which the caller may then change in place.
-        y = y if ctx.mode in ("half", "triton") else y.new_empty(0)
+        y = y if ctx.mode == "half" else y.new_empty(0)
         ctx.save_for_backward(theta, phi, g, y, kept, statistics)
 
     @staticmethod

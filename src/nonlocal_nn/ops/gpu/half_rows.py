@@ -30,8 +30,8 @@ from torch import Tensor
 
 from nonlocal_nn.ops import dispatch
 from nonlocal_nn.ops.cpu.workspace import ALWAYS_BYTES, usual_budget
+from nonlocal_nn.ops.gpu.available import available, device_of
 from nonlocal_nn.ops.gpu.scales import float16_gradient_scale, float16_weight_scale
-from nonlocal_nn.ops.gpu.softmax import available, device_of
 from nonlocal_nn.ops.layout import empty_as
 from nonlocal_nn.ops.rows import chunks
 

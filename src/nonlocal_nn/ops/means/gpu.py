@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nonlocal_nn.ops.gpu.softmax import available, device_of
+from nonlocal_nn.ops.gpu.available import available, device_of
 
 GROUP_BYTES = 64 * 2**20
 """Of one map of distances for each shift of a group."""

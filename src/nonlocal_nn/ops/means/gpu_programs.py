@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import no_type_check
 
-from nonlocal_nn.ops.gpu.parts import jit, tl
+from nonlocal_nn.ops.gpu.language import jit, tl
 
 
 @jit
