@@ -122,7 +122,7 @@ def test_a_folder_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFix
     for name in ("a.png", "deeper/b.png"):
         write_picture(source / name, Picture(_as(np.uint8, NOISY)))
         write_picture(clean / name, Picture(_as(np.uint8, CLEAN)))
-    write_picture(clean / "b.png", Picture(_as(np.uint8, CLEAN)))
+    write_picture(clean / "b.png", Picture(_as(np.uint8, 1 - CLEAN)))  # another one of that name
     (source / "broken.png").write_bytes(b"no picture")
     (source / "notes.txt").write_text("no picture either")
     words = ["denoise", str(source), str(out), "--compare", str(clean)]
@@ -159,7 +159,8 @@ def test_a_video_keeps_its_sound_and_times(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_frames_are_the_filter_of_the_whole_video() -> None:
-    from nonlocal_nn.commands.denoise import DenoiseConfig, _denoised_frames
+    from nonlocal_nn.commands.denoise import DenoiseConfig
+    from nonlocal_nn.commands.denoise_file import _denoised_frames
 
     frames = [_as(np.uint8, np.stack([NOISY + 0.1 * k] * 3, -1).clip(0, 1)) for k in range(3)] * 8
     config = DenoiseConfig(files=[], sigma=20.0, h=15.0, patch_size=3, patch_distance=2)
