@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nonlocal_nn import functional as functional
+    from nonlocal_nn.blocks.global_context import GlobalContext as GlobalContext
     from nonlocal_nn.blocks.means_block import NonLocalMeansBlock as NonLocalMeansBlock
     from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock as NonLocalBlock
+    from nonlocal_nn.blocks.squeeze_excitation import SqueezeExcitation as SqueezeExcitation
     from nonlocal_nn.checkpoints.load import load_blocks as load_blocks
     from nonlocal_nn.checkpoints.load import load_model as load_model
     from nonlocal_nn.checkpoints.save import save_model as save_model
@@ -35,6 +37,8 @@ _HOME = {
     "PairwiseFunction": "nonlocal_nn.pairwise",
     "NonLocalBlock": "nonlocal_nn.blocks.nonlocal_block",
     "NonLocalMeansBlock": "nonlocal_nn.blocks.means_block",
+    "SqueezeExcitation": "nonlocal_nn.blocks.squeeze_excitation",
+    "GlobalContext": "nonlocal_nn.blocks.global_context",
     "insert_blocks": "nonlocal_nn.insertion.insert",
     "create_model": "nonlocal_nn.models.catalog",
     "list_models": "nonlocal_nn.models.catalog",

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from nonlocal_nn.ops import dispatch
+from nonlocal_nn.ops.cpu.workspace import keep_freed_memory
 
 # AMD processors from this family on have AVX-512 units of the whole width. Family 25 has them of half the
 # width, where oneDNN gains 1.1x at most.
 _WHOLE_WIDTH_FAMILY = 26
-_LARGEST_RESULT_BYTES = 31 * 2**20  # glibc's own bound is 32 MiB
 
 
 @cache
@@ -38,9 +38,7 @@ def _onednn_linear() -> Callable[..., Tensor] | None:
         linear(torch.ones(2, 3), torch.ones(4, 3), None, "none", [], "")
     except (AttributeError, RuntimeError):  # a build of torch without it
         return None
-    # It makes its results in new memory. glibc takes memory of a size from the system, and gives it back,
-    # page faults and all, until a larger piece has been freed once; an untouched one costs nothing.
-    torch.empty(_LARGEST_RESULT_BYTES, dtype=torch.uint8)
+    keep_freed_memory()  # it makes its results in new memory
     return linear
 
 

@@ -12,6 +12,7 @@ import mmap
 import sys
 import weakref
 from collections.abc import Iterator
+from functools import cache
 from math import prod
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +21,8 @@ from torch import Tensor
 
 BUDGET_SHARE = 8  # idle buffers take up to 1 / BUDGET_SHARE of the free memory
 ALWAYS_BYTES = 32 * 2**20  # and, without asking how much is free, this much
+
+KEPT_BYTES = 31 * 2**20  # glibc's own bound is 32 MiB
 
 _CAREFUL_GUESS = 2 * 2**30  # of the memory of a system that does not tell
 _UNLIMITED = 2**60  # version 1 writes a number near 2^63 where there is no limit
@@ -164,6 +167,16 @@ def buffer(shape: tuple[int, ...], like: Tensor) -> Tensor:
     memory = memoryview(pages)  # the tensor holds it for as long as it is in use
     weakref.finalize(memory, _keep_idle, pages).atexit = False
     return torch.frombuffer(memory, dtype=like.dtype, count=prod(shape)).view(shape)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Make glibc give out again what was freed, in pieces of up to `KEPT_BYTES`, in the whole process.
+
+    It takes memory of a size from the system, and gives it back, page faults and all, until a larger piece
+    has been freed once; an untouched one costs nothing.
+    """
+    torch.empty(KEPT_BYTES, dtype=torch.uint8)
 
 
 def _huge_pages(size: int) -> mmap.mmap:
