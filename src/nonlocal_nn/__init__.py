@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nonlocal_nn.blocks.global_context import GlobalContext as GlobalContext
     from nonlocal_nn.blocks.means_block import NonLocalMeansBlock as NonLocalMeansBlock
     from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock as NonLocalBlock
+    from nonlocal_nn.blocks.self_attention import SelfAttention2d as SelfAttention2d
     from nonlocal_nn.blocks.squeeze_excitation import SqueezeExcitation as SqueezeExcitation
     from nonlocal_nn.checkpoints.load import load_blocks as load_blocks
     from nonlocal_nn.checkpoints.load import load_model as load_model
@@ -39,6 +40,7 @@ _HOME = {
     "NonLocalMeansBlock": "nonlocal_nn.blocks.means_block",
     "SqueezeExcitation": "nonlocal_nn.blocks.squeeze_excitation",
     "GlobalContext": "nonlocal_nn.blocks.global_context",
+    "SelfAttention2d": "nonlocal_nn.blocks.self_attention",
     "insert_blocks": "nonlocal_nn.insertion.insert",
     "create_model": "nonlocal_nn.models.catalog",
     "list_models": "nonlocal_nn.models.catalog",
