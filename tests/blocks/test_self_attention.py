@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 import nonlocal_nn as nl
 from nonlocal_nn.ops import relative
+from tests.insertion.cifar_resnet import CifarResNet, cifar_images, trained_weights
 
 LAYERS = {
     "quadratic": {},
@@ -159,6 +161,25 @@ def test_any_convolution_is_self_attention(options, height, width, seed):
     ours, theirs = (torch.autograd.grad(out, x, dy)[0] for out in (y, expected))
     size = float(dy.abs().max() * conv.weight.abs().sum(dim=(0, 2, 3)).max() * options["groups"])
     assert (ours - theirs).abs().max() <= 1e-6 * size
+
+
+@torch.no_grad()
+def test_a_trained_network_of_attention_gives_the_same_predictions(shared_data: Path) -> None:
+    model = CifarResNet()
+    model.load_state_dict(trained_weights(shared_data), strict=False)
+    images, labels = cifar_images(shared_data / "image_cls/cifar10_jpeg_test_a.zip", each=30)
+    before = model.eval()(images)
+    convs = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d)]
+    assert len(convs) == 19
+    for name in convs:
+        model.set_submodule(name, nl.SelfAttention2d.from_conv(model.get_submodule(name)))
+    after = model(images)
+    assert (before.argmax(1) == labels).double().mean() > 0.8
+    assert torch.equal(after.argmax(1), before.argmax(1))
+    assert (after - before).abs().max() <= 1e-5 * before.abs().max()
+    nl.insert_blocks(model, ["layer1.2.bn2", "layer3.0.bn2"], block="squeeze_excitation")
+    nl.insert_blocks(model, ["layer2.0.bn2"], block="global_context")
+    assert torch.equal(model(images), after)
 
 
 @settings(max_examples=100)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,3 +45,26 @@ class CifarResNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(F.avg_pool2d(x, x.shape[3]).flatten(1))
+
+
+def trained_weights(shared_data: Path) -> dict[str, Tensor]:
+    saved = torch.load(
+        shared_data / "weights/cifar_resnet/resnet20-12fca82f.th", map_location="cpu", weights_only=True
+    )
+    return {key.removeprefix("module."): tensor for key, tensor in saved["state_dict"].items()}
+
+
+def cifar_images(path: Path, each: int) -> tuple[Tensor, Tensor]:
+    """The first `each` images of the ten classes, normalised, and their labels."""
+    images, labels = [], []
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
+        classes = sorted({name.split("/")[1] for name in names})
+        for label, kind in enumerate(classes):
+            for name in [name for name in names if name.split("/")[1] == kind][:each]:
+                with Image.open(io.BytesIO(archive.read(name))) as image:
+                    images.append(torch.from_numpy(np.array(image.convert("RGB"))).movedim(2, 0))
+                labels.append(label)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = torch.stack(images).float() / 255
+    return (pixels - mean[:, None, None]) / std[:, None, None], torch.tensor(labels)

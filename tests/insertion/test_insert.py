@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nonlocal_nn as nl
 from nonlocal_nn.insertion.layer_outputs import layer_outputs
-from tests.insertion.cifar_resnet import CifarResNet
+from tests.insertion.cifar_resnet import CifarResNet, cifar_images, trained_weights
 
 IMAGE, VIDEO = (2, 3, 64, 64), (2, 3, 8, 32, 32)
 
@@ -540,28 +536,9 @@ def test_axes_that_differ_from_the_input_must_be_named() -> None:
     assert nl.insert_blocks(Sequence(), ["head"], dims=1).head.nonlocal_block.channels == 6
 
 
-def cifar_images(path: Path, each: int) -> tuple[Tensor, Tensor]:
-    """The first `each` images of the ten classes, normalised, and their labels."""
-    images, labels = [], []
-    with zipfile.ZipFile(path) as archive:
-        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
-        classes = sorted({name.split("/")[1] for name in names})
-        for label, kind in enumerate(classes):
-            for name in [name for name in names if name.split("/")[1] == kind][:each]:
-                with Image.open(io.BytesIO(archive.read(name))) as image:
-                    images.append(torch.from_numpy(np.array(image.convert("RGB"))).movedim(2, 0))
-                labels.append(label)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    pixels = torch.stack(images).float() / 255
-    return (pixels - mean[:, None, None]) / std[:, None, None], torch.tensor(labels)
-
-
 @torch.no_grad()
 def test_accuracy_of_trained_weights_does_not_move(shared_data: Path) -> None:
-    saved = torch.load(
-        shared_data / "weights/cifar_resnet/resnet20-12fca82f.th", map_location="cpu", weights_only=True
-    )
-    weights = {key.removeprefix("module."): tensor for key, tensor in saved["state_dict"].items()}
+    weights = trained_weights(shared_data)
     images, labels = cifar_images(shared_data / "image_cls/cifar10_jpeg_test_a.zip", each=30)
     model = CifarResNet()
     model.load_state_dict(weights, strict=False)  # an old file, without num_batches_tracked

@@ -1,4 +1,4 @@
-"""Non-local blocks into a network that is built already, by the names of its layers.
+"""Blocks into a network that is built already, by the names of its layers.
 
 >>> import torch
 >>> from torch import nn
@@ -10,21 +10,22 @@
 >>> torch.equal(network(x), before), set(names) < set(network.state_dict())
 (True, True)
 
-How it is done, and why. The block becomes a child of the layer, `nonlocal_block`, and a forward hook of the
-layer applies it. The layer itself stays where it is and what it is: every name of `state_dict()` and
-`named_parameters()` is as before, `isinstance`, indexing and the layer's attributes work, and the block's
-weights appear beside the layer's ("layer2.1.nonlocal_block.theta.weight"). A wrapper in the layer's place
-would change the names of parameters, or make them differ from those of the state dict, which breaks sharded
-checkpoints and optimizers that go by name; a new neighbour in a Sequential or ModuleList would change the
-indices that the network's own code may use; a subclass made on the spot could not be pickled. The tests show
-that the hook works in torch.compile (one graph), DistributedDataParallel, activation checkpointing, deepcopy
-and pickle.
+How it is done, and why. The block becomes a child of the layer, `nonlocal_block` (`kinds.py` has the names
+of others), and a forward hook of the layer applies it. The layer itself stays where it is and what it is:
+every name of `state_dict()` and `named_parameters()` is as before, `isinstance`, indexing and the layer's
+attributes work, and the block's weights appear beside the layer's ("layer2.1.nonlocal_block.theta.weight").
+A wrapper in the layer's place would change the names of parameters, or make them differ from those of the
+state dict, which breaks sharded checkpoints and optimizers that go by name; a new neighbour in a Sequential
+or ModuleList would change the indices that the network's own code may use; a subclass made on the spot could
+not be pickled. The tests show that the hook works in torch.compile (one graph), DistributedDataParallel,
+activation checkpointing, deepcopy and pickle.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -34,11 +35,12 @@ from nonlocal_nn._names import nearest_names
 from nonlocal_nn.blocks.grid import Grouping
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.blocks.options import BlockOptions, Init, Norm, Span, SubsampleAt
+from nonlocal_nn.insertion.kinds import CHILDREN, OTHER_CHILD, Maker, child_of, maker
 from nonlocal_nn.insertion.layer_outputs import LayerOutput, layer_outputs
 from nonlocal_nn.ops.cpu.workspace import check_budget
 from nonlocal_nn.pairwise import PairwiseFunction
 
-CHILD = "nonlocal_block"
+CHILD = CHILDREN["nonlocal"]
 _HANDLE = "_nonlocal_block_hook"
 
 # Wrappers that look at the parameters or the code once, when they are made: what comes later is not seen.
@@ -68,8 +70,10 @@ def insert_blocks(
     init: Init = "paper",
     memory_budget: int | None = None,
     example_input: Any = None,
+    block: str | Maker = "nonlocal",
+    block_options: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Put a new `NonLocalBlock` after each named layer; the model is changed in place and returned.
+    """Put a new block after each named layer; the model is changed in place and returned.
 
     >>> from torch import nn
     >>> body = nn.ModuleDict({"conv": nn.Conv3d(3, 4, 3), "act": nn.ReLU()})
@@ -96,16 +100,21 @@ def insert_blocks(
         inner_channels, pairwise, subsample, subsample_at, span, temporal_groups, scale, norm, init: of every
             block, see `NonLocalBlock`.
         memory_budget: of every block, too.
+        block: "nonlocal", a `NonLocalBlock`; "squeeze_excitation" or "global_context"; or a function of the
+            channels and the number of position axes that returns a module, whose outputs have the shape of
+            its inputs. Those with a name start as the identity.
+        block_options: of a squeeze_excitation or global_context, as {"reduction": 4}.
         example_input: what the model is called with: a tensor or list as the only argument, a tuple of
             arguments or a dict of keyword arguments. None: made up from the first convolution. If given, its
             size is checked against the options, too (too small to subsample, frames that do not divide).
 
     Raises:
-        ValueError: a layer that does not exist (the nearest names are given), is named twice, has a block or
-            is no place for one; options that do not exist or do not go together; a model that does not run on
-            the example input or is wrapped already. The model is then unchanged.
+        ValueError: a layer, block or option that does not exist (the nearest names are given); a layer that
+            is named twice, has a block or is no place for one; options that do not go together; a model that
+            does not run on the example input or is wrapped already. The model is then unchanged.
     """
     check_budget(memory_budget)
+    child = child_of(block)
     options = BlockOptions(
         inner_channels,
         pairwise,
@@ -118,37 +127,70 @@ def insert_blocks(
         norm,
         init,
     )
+    make: Maker | None = None
+    if block == "nonlocal":
+        if block_options:
+            raise ValueError(
+                f"block_options {sorted(block_options)}: a non-local block's are arguments of their own"
+            )
+    else:
+        _only_defaults(dataclasses.replace(options, dims=3), block)
+        make = maker(block, block_options or {})
     places = _places(model, [after] if isinstance(after, str) else list(after))
     outputs = layer_outputs(model, list(places.values()), example_input, attach=attach)
-    blocks: dict[str, NonLocalBlock] = {}
+    made: dict[str, nn.Module] = {}
     for name, place in places.items():
         output = outputs[place]
-        here = dataclasses.replace(options, dims=_dims(name, output, dims))
-        block = NonLocalBlock(output.shape[1], **here.arguments(), memory_budget=memory_budget)
-        if example_input is not None:
-            _check_size(name, block, output)
+        axes = _dims(name, output, dims)
+        if make is None:
+            here = dataclasses.replace(options, dims=axes)
+            new: nn.Module = NonLocalBlock(output.shape[1], **here.arguments(), memory_budget=memory_budget)
+        else:
+            new = make(output.shape[1], axes)
+            if not isinstance(new, nn.Module):
+                raise ValueError(f"block made a {type(new).__name__} for layer {name!r}, no torch.nn.Module")
+        if example_input is not None and isinstance(new, NonLocalBlock):
+            _check_size(name, new, output)
         layer = model.get_submodule(place)
-        blocks[place] = block.to(output.device, output.dtype).train(layer.training)
-    for place, block in blocks.items():
-        attach(model.get_submodule(place), block)
+        made[place] = new.to(output.device, output.dtype).train(layer.training)
+    for place, new in made.items():
+        attach(model.get_submodule(place), new, child)
     return model
 
 
-def attach(layer: nn.Module, block: nn.Module) -> None:
+def _only_defaults(options: BlockOptions, block: str | Maker) -> None:
+    """Refuse what another block would not look at."""
+    given = dataclasses.asdict(options)
+    different = [name for name, value in dataclasses.asdict(BlockOptions()).items() if given[name] != value]
+    if different:
+        raise ValueError(
+            f"{', '.join(different)}: options of a non-local block, with block={block!r}; give its own as "
+            "block_options={...}"
+        )
+
+
+def attach(layer: nn.Module, block: nn.Module, child: str = CHILD) -> None:
     """Make `block` a child of `layer` that is applied to its output.
 
     The block comes before other hooks, so that they, too, see what follows the block. The handle is kept
     because unpickling it is what tells torch that the hook's number is taken: without it, the next hook that
     is registered on a model that was pickled whole would replace the block in silence.
     """
-    layer.add_module(CHILD, block)
-    vars(layer)[_HANDLE] = layer.register_forward_hook(apply_block, prepend=True)
+    layer.add_module(child, block)
+    hook = apply_block if child == CHILD else functools.partial(apply_child, child)
+    vars(layer)[_HANDLE] = layer.register_forward_hook(hook, prepend=True)
 
 
 def apply_block(layer: nn.Module, _: Any, output: Tensor) -> Tensor:
     """The forward hook of a layer that has a block. A function of a module, so that it can be pickled."""
     block = layer.get_submodule(CHILD)
     y: Tensor = block(output)
+    return y
+
+
+def apply_child(child: str, layer: nn.Module, _: Any, output: Tensor) -> Tensor:
+    """The same for a child of another name."""
+    y: Tensor = layer.get_submodule(child)(output)
     return y
 
 
@@ -170,10 +212,11 @@ def _places(model: nn.Module, names: Sequence[str]) -> dict[str, str]:
                 f"{name!r} and {taken[layer]!r} are the same place; to put a second block behind the first, "
                 f"call insert_blocks again with {f'{place}.{CHILD}'!r}"
             )
-        if hasattr(layer, CHILD):
+        there = [child for child in (*CHILDREN.values(), OTHER_CHILD) if hasattr(layer, child)]
+        if there and _HANDLE in vars(layer):
             raise ValueError(
                 f"layer {place!r} has a block already; to put another behind it, insert after "
-                f"{f'{place}.{CHILD}'!r}"
+                f"{f'{place}.{there[0]}'!r}"
             )
         taken[layer] = name
         places[name] = place
