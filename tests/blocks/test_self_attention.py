@@ -177,8 +177,10 @@ def test_a_trained_network_of_attention_gives_the_same_predictions(shared_data: 
     assert (before.argmax(1) == labels).double().mean() > 0.8
     assert torch.equal(after.argmax(1), before.argmax(1))
     assert (after - before).abs().max() <= 1e-5 * before.abs().max()
-    nl.insert_blocks(model, ["layer1.2.bn2", "layer3.0.bn2"], block="squeeze_excitation")
-    nl.insert_blocks(model, ["layer2.0.bn2"], block="global_context")
+    nl.insert_blocks(
+        model, ["layer1.2.bn2", "layer3.0.bn2"], block="squeeze_excitation", example_input=images[:1]
+    )
+    nl.insert_blocks(model, ["layer2.0.bn2"], block="global_context", example_input=images[:1])
     assert torch.equal(model(images), after)
 
 

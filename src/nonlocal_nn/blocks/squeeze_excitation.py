@@ -64,10 +64,10 @@ class SqueezeExcitation(nn.Module):
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """The initial weights (He et al. 2015); the last layer is zero where the gate is twice_sigmoid."""
-        nn.init.kaiming_normal_(self.W_1.weight, nonlinearity="relu")
-        nn.init.normal_(self.W_2.weight, std=self.hidden**-0.5)
+        nn.init.kaiming_normal_(self.W_1.weight, nonlinearity="relu", generator=generator)
+        nn.init.normal_(self.W_2.weight, std=self.hidden**-0.5, generator=generator)
         if self.gate == "twice_sigmoid":
             nn.init.zeros_(self.W_2.weight)
         for layer in (self.W_1, self.W_2):

@@ -9,6 +9,7 @@ from torch import nn
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.blocks.norm import FrozenBatchNorm
+from nonlocal_nn.blocks.squeeze_excitation import SqueezeExcitation
 from nonlocal_nn.models.first_weights import Draws, draws_by_layer
 from nonlocal_nn.models.spec import STEMS, PoolSpec, VideoResNetSpec
 from nonlocal_nn.models.video_resnet import Bottleneck, Head, Stage, VideoResNet, VideoStem
@@ -73,13 +74,21 @@ def _stage(
         if spec.is_inflated(name, index):
             times = (3, 1) if spec.inflation == "3x1x1" else (1, 3)
         first = index == 0
+        entering = channels_in if first else channels_out
+        excitation = None
+        if spec.se_reduction is not None:
+            excited = entering if spec.se_placement == "pre" else channels_out
+            excitation = SqueezeExcitation(excited, spec.se_reduction)
+            excitation.reset_parameters(draws(f"{name}.{index}.excitation"))
         block = Bottleneck(
-            channels_in if first else channels_out,
+            entering,
             inner,
             channels_out,
             _norm(spec),
             stride if first else 1,
             times,
+            excitation,
+            spec.se_placement,
         )
         for part, module in block.named_modules():
             if isinstance(module, nn.Conv3d):

@@ -58,6 +58,9 @@ _TINY_PLACEMENTS: dict[str, dict[str, tuple[int, ...]]] = {
 _SMALL: dict[str, Any] = {**_TINY, "stage_blocks": (1, 1), "stage_strides": (1, 2), "conv1_frames": 1}
 
 
+_IMAGE: dict[str, Any] = {"stem": "slow", "frames": 1, "num_classes": 1000, "dropout": 0.0}
+
+
 def _catalog() -> dict[str, VideoResNetSpec]:
     specs: list[VideoResNetSpec] = []
     for family, inflation in _FAMILIES.items():
@@ -76,6 +79,9 @@ def _catalog() -> dict[str, VideoResNetSpec]:
         specs.append(
             VideoResNetSpec(f"{name}_nl", inflation=inflation, nonlocal_after={"res3": (0,)}, **_SMALL)
         )
+    for depth, blocks in _DEPTHS.items():  # image networks: clips of one frame
+        name = depth.replace("r", "seresnet")
+        specs.append(VideoResNetSpec(name, stage_blocks=blocks, se_reduction=16, **_IMAGE))
     return {spec.name: spec for spec in specs}
 
 
@@ -116,7 +122,7 @@ def create_model(name: str, num_classes: int | None = None, **spec_overrides: An
 
     Args:
         name: one of `list_models()`.
-        num_classes: logits; None keeps the spec's 400.
+        num_classes: logits; None keeps the spec's, 400 (1,000 of an image network).
         spec_overrides: any field of `VideoResNetSpec`, as `base_width=32` or `nonlocal_after={"res4": (1,)}`.
 
     Raises:

@@ -83,6 +83,7 @@ STEMS: dict[str, StemSpec] = {
         pool2=PoolSpec((2, 1, 1), (2, 1, 1)),
     ),
     # PySlowFast's Slow and mmaction2's SlowOnly: no convolution in time before res4, no temporal striding.
+    # Also that of an image network, which sees one frame.
     "slow": StemSpec(
         conv_size=7,
         conv_stride=(1, 2, 2),
@@ -109,6 +110,7 @@ STEMS: dict[str, StemSpec] = {
 }
 
 Inflation = Literal["3x1x1", "3x3x3"]
+Placement = Literal["standard", "pre", "post", "identity"]
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "inflation": (None, *get_args(Inflation)),
@@ -120,6 +122,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "nonlocal_norm": ("batch", None),
     "nonlocal_init": block_options.CHOICES["init"],
     "norm": get_args(Norm),
+    "se_placement": get_args(Placement),
 }
 
 
@@ -154,6 +157,8 @@ class VideoResNetSpec:
         norm_eps: added to the variance in every batch norm; 0 where a published network has the whole norm
             folded into one factor and one term.
         dropout: before the classifier, in [0, 1).
+        se_reduction: a `SqueezeExcitation` of that reduction in every residual block; None: there are none.
+        se_placement: where in the block, see `Bottleneck`.
         frames, crop: the clip the network is meant for, frames x crop x crop pixels; other sizes work too.
 
     Raises:
@@ -183,6 +188,8 @@ class VideoResNetSpec:
     dropout: float = 0.5
     frames: int = 32
     crop: int = 224
+    se_reduction: int | None = None
+    se_placement: Placement = "standard"
 
     def __post_init__(self) -> None:
         if isinstance(self.pairwise, PairwiseFunction):
@@ -194,6 +201,8 @@ class VideoResNetSpec:
                 raise ValueError(f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}")
         for name in ("base_width", "num_classes", "frames", "crop"):
             _check_count(name, getattr(self, name))
+        if self.se_reduction is not None:
+            _check_count("se_reduction", self.se_reduction)
         if self.conv1_frames is not None:
             _check_count("conv1_frames", self.conv1_frames)
             if self.conv1_frames % 2 == 0:

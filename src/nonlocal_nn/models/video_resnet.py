@@ -13,14 +13,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nonlocal_nn._typing import Float
-from nonlocal_nn.models.spec import VideoResNetSpec
+from nonlocal_nn.blocks.options import check_choice
+from nonlocal_nn.blocks.squeeze_excitation import SqueezeExcitation
+from nonlocal_nn.models.spec import Placement, VideoResNetSpec
 
 if TYPE_CHECKING:
     from nonlocal_nn.checkpoints.report import LoadReport
@@ -62,6 +64,10 @@ class Bottleneck(nn.Module):
         stride: in height and width, on the middle 3x3 (and the shortcut).
         times: frames the first 1x1 and the middle 3x3 kernels span: (1, 1) for C2D, (3, 1) for I3D 3x1x1,
             (1, 3) for I3D 3x3x3.
+        excitation: a `SqueezeExcitation`, of channels_out, or of channels_in where it comes first.
+        placement: where it stands (Hu et al. 2018, section 6): "standard", on what the convolutions give,
+            before the addition; "pre", before the convolutions; "post", after the addition and its ReLU;
+            "identity", on the shortcut.
     """
 
     def __init__(
@@ -72,8 +78,11 @@ class Bottleneck(nn.Module):
         norm: Callable[[int], nn.Module],
         stride: int = 1,
         times: tuple[int, int] = (1, 1),
+        excitation: SqueezeExcitation | None = None,
+        placement: Placement = "standard",
     ) -> None:
         super().__init__()
+        check_choice("placement", placement, get_args(Placement))
         first, middle = times
         self.conv1 = nn.Conv3d(channels_in, inner, (first, 1, 1), padding=(first // 2, 0, 0), bias=False)
         self.norm1 = norm(inner)
@@ -87,13 +96,25 @@ class Bottleneck(nn.Module):
         if stride != 1 or channels_in != channels_out:
             conv = nn.Conv3d(channels_in, channels_out, 1, stride=(1, stride, stride), bias=False)
             self.shortcut = nn.Sequential(OrderedDict(conv=conv, norm=norm(channels_out)))
+        self.excitation, self.placement = excitation, placement
 
     def forward(self, x: Float[Tensor, "batch channel t h w"]) -> Float[Tensor, "batch out t h2 w2"]:
-        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        excited = None if self.excitation is None else self.placement
+        y = x if excited != "pre" else self._excite(x)
+        y = F.relu(self.norm1(self.conv1(y)), inplace=True)
         y = F.relu(self.norm2(self.conv2(y)), inplace=True)
         y = self.norm3(self.conv3(y))
-        y = y + (x if self.shortcut is None else self.shortcut(x))
-        return F.relu(y, inplace=True)
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        if excited == "identity":
+            shortcut = self._excite(shortcut)
+        y = self._excite(y, shortcut) if excited == "standard" else y + shortcut
+        y = F.relu(y, inplace=True)
+        return self._excite(y) if excited == "post" else y
+
+    def _excite(self, u: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        assert self.excitation is not None
+        y: Tensor = self.excitation(u, shortcut)
+        return y
 
 
 class Stage(nn.Module):
