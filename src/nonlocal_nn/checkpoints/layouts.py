@@ -194,6 +194,11 @@ _TORCHVISION: Names = (
     ("stem.norm", "bn1"),
     *_residual("layer{l}.{b}.", ("downsample.0", "downsample.1"), "conv{n}", "bn{n}"),
     ("head.fc", "fc"),
+    # Squeeze-and-excitation of timm, and of moskomule's senet.pytorch.
+    ("res{s}.{b}.excitation.W_1", "layer{l}.{b}.se.fc1"),
+    ("res{s}.{b}.excitation.W_2", "layer{l}.{b}.se.fc2"),
+    ("res{s}.{b}.excitation.W_1", "layer{l}.{b}.se.fc.0"),
+    ("res{s}.{b}.excitation.W_2", "layer{l}.{b}.se.fc.2"),
 )
 
 RESNET3D = Layout(

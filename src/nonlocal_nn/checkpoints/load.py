@@ -8,10 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from nonlocal_nn.blocks.global_context import GlobalContext
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.blocks.options import Span, SubsampleAt
+from nonlocal_nn.blocks.squeeze_excitation import Gate, SqueezeExcitation
 from nonlocal_nn.checkpoints.block_layouts import find_blocks
 from nonlocal_nn.checkpoints.blocks import block_of_header, build_blocks
+from nonlocal_nn.checkpoints.context_blocks import ContextBlock, build_context_block, find_context_blocks
 from nonlocal_nn.checkpoints.fill import filled_model
 from nonlocal_nn.checkpoints.inflate import inflate_state_dict
 from nonlocal_nn.checkpoints.layouts import LAYOUTS, Layout
@@ -88,8 +91,9 @@ def load_blocks(
     subsample: bool | None = None,
     subsample_at: SubsampleAt | None = None,
     span: Span | None = None,
-) -> dict[str, NonLocalBlock]:
-    """Every non-local block in any network's checkpoint, by the name of its module there; in eval mode.
+    gate: Gate | None = None,
+) -> dict[str, NonLocalBlock | ContextBlock]:
+    """Every block in any network's checkpoint, by the name of its module there; in eval mode.
 
     >>> import tempfile, torch
     >>> path = Path(tempfile.mkdtemp()) / "net.pth"
@@ -100,11 +104,13 @@ def load_blocks(
     {'mine': 'gaussian'}
 
     The network around them can be anyone's. Blocks of PySlowFast, the authors' Caffe2 code, mmaction2 (mmcv),
-    Non-local_pytorch, tea1528, pytorch-resnet3d, timm and ours are known by the names of their parts. What
-    DataParallel and torch.compile put before the names is taken off. Our own blocks' options come with
-    torch.save(model.state_dict(), ...); where they are lost (safetensors, a state dict made anew) what is
-    assumed is said in a warning. Hints are as for `load_model` and `NonLocalBlock`, and hold for all blocks;
-    temporal_groups may name a block or a stage.
+    Non-local_pytorch, tea1528, pytorch-resnet3d, timm and ours are known by the names of their parts; so are
+    squeeze-and-excitation of timm, torchvision and moskomule, and global context of GCNet (mmcv) and timm.
+    What DataParallel and torch.compile put before the names is taken off. Our own non-local blocks' options
+    come with torch.save(model.state_dict(), ...); where they are lost (safetensors, a state dict made anew)
+    what is assumed is said in a warning. Hints are as for `load_model` and `NonLocalBlock`, and hold for all
+    blocks; temporal_groups may name a block or a stage; gate is that of squeeze-and-excitation and global
+    context, a sigmoid where nothing is said (torchvision's MobileNetV3 has "hard_sigmoid").
 
     Raises:
         FileNotFoundError: no such file.
@@ -125,11 +131,20 @@ def load_blocks(
         tensors, header = read_any_checkpoint(path)
         if header is not None and "spec" in header:
             model = _native(tensors, header, path, hints, partial=False)
-            return {name: block for name, block in model.named_modules() if isinstance(block, NonLocalBlock)}
+            kinds = (NonLocalBlock, SqueezeExcitation, GlobalContext)
+            return {name: block for name, block in model.named_modules() if isinstance(block, kinds)}
         if header is not None and "block" in header:
             block = _native(tensors, header, path, hints, partial=False)
             return {"": block} if isinstance(block, NonLocalBlock) else {}
-    return build_blocks(read_state_dict(path), path, hints)
+    state = read_state_dict(path)
+    others = find_context_blocks(state)
+    blocks: dict[str, NonLocalBlock | ContextBlock] = {}
+    if not others or find_blocks(state):
+        blocks |= build_blocks(state, path, hints)
+    for prefix, found in others.items():
+        what = f"{path}{f', block {prefix}' if prefix else ''}"
+        blocks[prefix] = build_context_block(found, what, gate)
+    return blocks
 
 
 def load_weights(model: VideoResNet, path: str | Path, *, partial: bool = False) -> LoadReport:
@@ -274,7 +289,7 @@ def _network(
     model, report = filled_model(
         lambda: build_model(spec),
         named,
-        implied_values(spec, layout),
+        implied_values(spec, layout, named),
         unused,
         what,
         partial=partial,

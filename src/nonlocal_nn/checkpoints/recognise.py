@@ -76,7 +76,8 @@ def to_ours(state: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tens
             continue
         if ours in named:
             raise ValueError(f"two of its tensors are {ours} here, {name} is the second")
-        if ours.endswith(".w_f") or (ours == "head.fc.weight" and tensor.dim() > 2):
+        matrix = ours == "head.fc.weight" or ".excitation." in ours
+        if ours.endswith(".w_f") or (matrix and tensor.dim() > 2):
             # 1x1 convolutions there. Strides that claim a huge tensor cost nothing: of such a shape this is
             # a view.
             tensor = tensor.flatten() if ours.endswith(".w_f") else _matrix(tensor)
@@ -124,15 +125,37 @@ def infer_spec(
     if folded:
         values |= {"norm": "frozen", "norm_eps": 0.0}
     values |= _blocks(named, names, layout, hints, folded=folded)
+    values |= _excitation(named)
     spec = VideoResNetSpec("unnamed", **values)
     if not layout.image and inflated != _rule(spec):
         spec = spec.replace(inflated=inflated)
     return spec.replace(name=_name(spec))
 
 
-def implied_values(spec: VideoResNetSpec, layout: Layout) -> dict[str, float]:
+def _excitation(named: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The fields of the spec that say what squeeze-and-excitation there is."""
+    found = {name: tensor for name, tensor in named.items() if name.endswith(".excitation.W_1.weight")}
+    if not found:
+        return {}
+    reductions = {tensor.shape[1] // max(1, tensor.shape[0]) for tensor in found.values()}
+    residual = sum(1 for name in named if _RESIDUAL.fullmatch(name))
+    if len(reductions) > 1 or len(found) != residual:
+        raise ValueError(
+            f"{len(found)} of its {residual} residual blocks have squeeze-and-excitation, of reductions "
+            f"{sorted(reductions)}; ours have one in each, of one reduction. nl.load_blocks gives the blocks"
+        )
+    return {"se_reduction": reductions.pop()}
+
+
+def implied_values(
+    spec: VideoResNetSpec, layout: Layout, named: Mapping[str, Tensor] | None = None
+) -> dict[str, float]:
     """Tensors the layout does not write because it fixes their value."""
     implied = {"num_batches_tracked": 0.0}
+    weights = [name for name in named or {} if ".excitation.W_" in name and name.endswith(".weight")]
+    biases = [f"{name.removesuffix('weight')}bias" for name in weights]
+    if not any(name in (named or {}) for name in biases):  # moskomule's has none
+        implied |= dict.fromkeys(biases, 0.0)
     if not layout.block.output_bias and spec.nonlocal_norm is not None:
         for stage, indices in spec.nonlocal_after.items():
             implied |= {f"{stage}.nonlocal{index}.W_z.bias": 0.0 for index in indices}
