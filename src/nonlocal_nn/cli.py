@@ -93,6 +93,13 @@ COMMANDS = {
         example="nonlocal ablate 2d --seeds 0,1,2",
         positional="table",
     ),
+    "conv-attention": Command(
+        summary="does self-attention become a convolution?",
+        options="nonlocal_nn.commands.conv_attention:ConvAttentionConfig",
+        body="nonlocal_nn.commands.conv_attention:conv_attention_command",
+        example="nonlocal conv-attention imitate",
+        positional="what",
+    ),
     "denoise": Command(
         summary="take noise away from pictures, volumes and videos",
         options="nonlocal_nn.commands.denoise:DenoiseConfig",
@@ -361,13 +368,14 @@ def _nearest(word: str, known: Iterable[str]) -> list[str]:
 
 
 def _help() -> str:
+    width = max(map(len, COMMANDS)) + 2
     lines = [
         "usage: nonlocal COMMAND [options]",
         "",
         "Non-local neural networks for video: train, test, predict, explain.",
         "",
         "commands:",
-        *(f"  {name:9}{command.summary}" for name, command in COMMANDS.items()),
+        *(f"  {name:{width}}{command.summary}" for name, command in COMMANDS.items()),
         "",
         "options:",
         "  --help     this text; `nonlocal COMMAND --help` lists the options of a command",

@@ -26,6 +26,7 @@ COMMANDS = (
     "predict",
     "explain",
     "denoise",
+    "conv-attention",
     "models",
     "convert",
     "scan",

@@ -156,7 +156,7 @@ class SelfAttention2d(nn.Module):
 
     def _reset(self, heads: Sequence[int]) -> None:
         fan_in = self.value.shape[2] * self.heads
-        at = torch.tensor(heads, device=self.value.device)
+        at = torch.tensor(heads, dtype=torch.long, device=self.value.device)
 
         def fill(parameter: nn.Parameter | None, std: float, mean: float | Tensor = 0.0) -> None:
             if parameter is not None:
@@ -426,12 +426,18 @@ class SelfAttention2d(nn.Module):
             raise ValueError("a layer with content looks at the map: it is no convolution")
         if not tolerance > 0:
             raise ValueError(f"tolerance = {tolerance}: it must be more than 0")
-        weights, first = self._weights_of_offsets()
+        weights, first = self.weights_of_offsets()
         kernel = kernel_of(weights, first, self.value, tolerance)
         return as_conv(kernel, self.geometry, self.groups, self.bias, self.value)
 
-    def _weights_of_offsets(self) -> tuple[Tensor, tuple[int, int]]:
-        """A_h(delta) on an endless map, (head, rows, columns), and the offset of the first."""
+    @torch.no_grad()
+    def weights_of_offsets(self) -> tuple[Float[Tensor, "head rows columns"], tuple[int, int]]:
+        """A_h(delta) on an endless map, without content, and the offset of the first, (row, column).
+
+        >>> weights, first = SelfAttention2d.from_conv(nn.Conv2d(1, 1, 1)).weights_of_offsets()
+        >>> weights[0, -first[0], -first[1]]  # all of it on the query itself
+        tensor(1., dtype=torch.float64)
+        """
         if self.row_table is not None and self.column_table is not None:
             rows, columns = (table.double().softmax(dim=1) for table in (self.row_table, self.column_table))
             first = (-(rows.shape[1] // 2), -(columns.shape[1] // 2))

@@ -68,7 +68,7 @@ def table_scores(offset: Tensor, table: Float[Tensor, "head entry"]) -> Float[Te
 def joint_scores(
     row: Tensor, column: Tensor, centre: Float[Tensor, "head 2"], spread: Float[Tensor, "head 2 2"]
 ) -> Float[Tensor, "head query key"]:
-    """-1/2 |S (delta - centre)|^2 for offsets (query rows, rows) and (query columns, columns), flat."""
+    """-1/2 (S (delta - centre))^2 for offsets (query rows, rows) and (query columns, columns), flat."""
     dtype = working_dtype(centre.dtype)
     heads = len(centre)
     s = spread.to(dtype)
