@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import functools
 import glob
@@ -17,7 +18,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -97,6 +98,18 @@ def _say_if_full(error: Exception, path: Path) -> None:
 def open_text(path: Path) -> TextIO:
     """A text file to write, UTF-8, in which any file name can stand; csv wants its line ends as they are."""
     return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def write_csv(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A csv with a line of names, written whole or not at all."""
+
+    def write(partial: Path) -> None:
+        with open_text(partial) as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(names)
+            writer.writerows(rows)
+
+    write_whole(path, write)
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nonlocal_nn._files import open_text, write_whole
+from nonlocal_nn._files import write_csv, write_whole
 from nonlocal_nn.experiments.cells import Cell
 from nonlocal_nn.experiments.statistics import (
     Difference,
@@ -120,14 +120,7 @@ def _part_name(part: dict[str, Any]) -> str:
 def write_rows(rows: Iterable[Row], file: Path) -> None:
     """The csv, written whole or not at all."""
     names = [spec.name for spec in fields(Row)]
-
-    def write(partial: Path) -> None:
-        with open_text(partial) as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(names)
-            writer.writerows([getattr(row, name) for name in names] for row in rows)
-
-    write_whole(file, write)
+    write_csv(file, names, ([getattr(row, name) for name in names] for row in rows))
 
 
 def read_rows(file: Path) -> list[Row]:

@@ -1,0 +1,103 @@
+"""Do trained heads find the pixel grid? The paper's question, on small images and two cores.
+
+`image_attention.SHORT`, trained by Adam from 0.003 to 0 along a cosine; centres learn ten times and spreads
+three times as fast, since they are of the order of pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from nonlocal_nn.experiments.cifar_result import CifarRun
+from nonlocal_nn.experiments.image_attention import SHORT, ImageAttention, Shape
+
+_BATCH = 50
+_LR = 0.003
+_FASTER = {"centres": 10.0, "spreads": 3.0}
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+def train_short(
+    train: tuple[Images, Labels],
+    test: tuple[Images, Labels],
+    seed: int,
+    epochs: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> CifarRun:
+    """One training and its test.
+
+    >>> images, labels = np.zeros((50, 32, 32, 3), dtype=np.uint8), np.zeros(50, dtype=np.int64)
+    >>> len(train_short((images, labels), (images, labels), seed=0, epochs=1).centres)
+    2
+    """
+    torch.manual_seed(seed)
+    shape = SHORT
+    x, y = _pixels(train[0], shape), torch.from_numpy(train[1])
+    model = ImageAttention(shape)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault(_FASTER.get(name.rpartition(".")[2], 1.0), []).append(parameter)
+    optimizer = torch.optim.Adam(
+        [{"params": parameters, "lr": factor * _LR} for factor, parameters in groups.items()]
+    )
+    steps = len(x) // _BATCH
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
+    centres, spreads = [_centres(model)], [_spreads(model)]
+    started = time.perf_counter()
+    for epoch in range(epochs):
+        order = torch.randperm(len(x))
+        for step in range(steps):
+            some = order[step * _BATCH : (step + 1) * _BATCH]
+            loss = nn.functional.cross_entropy(model(x[some]), y[some])
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            schedule.step()
+            if progress is not None:
+                progress(epoch * steps + step + 1, epochs * steps)
+        centres.append(_centres(model))
+        spreads.append(_spreads(model))
+    seconds = time.perf_counter() - started
+    return CifarRun(seed, epochs, _accuracy(model.eval(), *test), seconds, centres, spreads)
+
+
+def _pixels(images: Images, shape: Shape) -> Tensor:
+    """(number, 3, side, side), about -1 to 1; larger images are averaged down.
+
+    Raises:
+        ValueError: images that are no square of a multiple of the side.
+    """
+    height, width = images.shape[1:3]
+    if height != width or height % shape.side:
+        raise ValueError(f"images of {height} x {width} pixels: a square of a multiple of {shape.side}")
+    x = torch.from_numpy(images).movedim(3, 1).float() / 127.5 - 1
+    return nn.functional.avg_pool2d(x, height // shape.side)
+
+
+@torch.no_grad()
+def _accuracy(model: ImageAttention, images: Images, labels: Labels) -> float:
+    x, y = _pixels(images, model.shape), torch.from_numpy(labels)
+    right = 0
+    for some, wanted in zip(torch.split(x, 500), torch.split(y, 500), strict=True):
+        right += int((model(some).argmax(dim=1) == wanted).sum())
+    return 100 * right / len(x)
+
+
+def _centres(model: ImageAttention) -> list[list[tuple[float, float]]]:
+    return [
+        [(float(row), float(column)) for row, column in layer.centres.detach()]
+        for layer in model.attentions()
+        if layer.centres is not None
+    ]
+
+
+def _spreads(model: ImageAttention) -> list[list[float]]:
+    return [layer.spreads.abs().tolist() for layer in model.attentions() if layer.spreads is not None]
