@@ -58,7 +58,7 @@ def conv_attention_command(config: ConvAttentionConfig) -> int:
     _check(config)
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     written = _imitate(config, console) if config.what == "imitate" else _cifar(config, console)
     console.print(f"written: {written}", markup=False, soft_wrap=True)
     return 0
