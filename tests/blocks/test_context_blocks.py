@@ -267,6 +267,14 @@ def test_the_row_of_weights_sums_to_one_and_is_what_is_averaged():
     torch.testing.assert_close((rows @ x.flatten(2).mT)[:, 0], pooled(x, block.w_k)[0])
 
 
+@pytest.mark.parametrize("channels", [1, 8, 31])
+def test_few_channels_learn_too(channels):
+    block, x = nl.GlobalContext(channels), torch.randn(4, channels, 5, 5)
+    assert block.hidden == 2
+    block(x).square().sum().backward()
+    assert block.add.W_v2.weight.grad.count_nonzero() > 0
+
+
 @given(st.permutations(range(6)))
 def test_permuting_positions_permutes_outputs(order):
     for kind in BLOCKS:
@@ -300,6 +308,7 @@ def test_any_transform_goes_through_the_operator():
         (lambda: nl.SqueezeExcitation(8, reduction=2, hidden=4), "reduction = 2 and hidden = 4"),
         (lambda: nl.SqueezeExcitation(8, hidden=0), "hidden = 0"),
         (lambda: nl.GlobalContext(8, fuse=()), r"fuse = \(\)"),
+        (lambda: nl.GlobalContext(8, hidden=1), "the norm of one number is zero"),
         (lambda: nl.GlobalContext(8, fuse=("add", "add")), "fuse = "),
         (lambda: nl.SqueezeExcitation(8)(torch.zeros(2, 7, 3)), r"expected \(batch, 8, positions .*2, 7, 3"),
         (lambda: nl.SqueezeExcitation(8)(torch.zeros(2, 8)), r"got \(2, 8\)"),

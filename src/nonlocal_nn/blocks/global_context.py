@@ -20,10 +20,22 @@ from nonlocal_nn.blocks.grid import flat_positions
 from nonlocal_nn.blocks.options import check_choice
 from nonlocal_nn.blocks.squeeze_excitation import Gate, apply_gate, check_map, hidden_of
 from nonlocal_nn.ops.checks import working_dtype
-from nonlocal_nn.ops.context import Change, pooled, recalibrated
+from nonlocal_nn.ops.context import Change, recalibrated
+from nonlocal_nn.ops.equation import gaussian_affinity
+from nonlocal_nn.pairwise import PairwiseFunction
 
 Pooling = Literal["softmax", "average"]
 Fuse = Literal["add", "scale"]
+
+_FUNCTION = PairwiseFunction(
+    "global_context",
+    gaussian_affinity,
+    equation="sum_j softmax_j(w_k . x_j) x_j",
+    label="global context",
+    product=True,
+    signed=False,
+    sums_to_one=True,
+)
 
 
 class GlobalContext(nn.Module):
@@ -53,7 +65,8 @@ class GlobalContext(nn.Module):
 
     Args:
         channels: of x.
-        reduction: the hidden layer has max(1, channels // reduction) numbers; None: 16.
+        reduction: the hidden layer has max(2, channels // reduction) numbers (1 without a norm: that of one
+            number is zero); None: 16.
         hidden: so many instead, exactly.
         pooling: "softmax" as above; "average": c is the mean.
         fuse: "add" for t, "scale" for s, or both.
@@ -62,7 +75,8 @@ class GlobalContext(nn.Module):
             "hard_sigmoid".
 
     Raises:
-        ValueError: a number below 1, `reduction` with `hidden`, names that there are not, nothing to fuse.
+        ValueError: a number below 1, `reduction` with `hidden`, one hidden number with a norm, names that do
+            not exist, nothing to fuse.
     """
 
     def __init__(
@@ -77,6 +91,12 @@ class GlobalContext(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.hidden = channels, hidden_of(channels, reduction, hidden)
+        if norm is not None and self.hidden == 1:
+            if hidden is not None:
+                raise ValueError(
+                    "hidden = 1 with norm='layer': the norm of one number is zero; 2, or norm=None"
+                )
+            self.hidden = 2
         check_choice("pooling", pooling, get_args(Pooling))
         check_choice("gate", gate, get_args(Gate))
         check_choice("norm", norm, ("layer", None))
@@ -122,6 +142,40 @@ class GlobalContext(nn.Module):
         """The grid of keys: all positions."""
         return tuple(position_shape)
 
+    span = "spacetime"
+    temporal_groups = 1
+
+    @property
+    def function(self) -> PairwiseFunction:
+        """F and C of Eq. 1: a softmax whose logits look at the key alone."""
+        return _FUNCTION
+
+    @torch.no_grad()
+    def embeddings(
+        self, x: Float[Tensor, "batch channel *positions"]
+    ) -> tuple[Float[Tensor, "batch channel *positions"], Float[Tensor, "batch channel *positions"]]:
+        """theta, which is w_k at every position (zeros for the mean), and phi, which is x."""
+        check_map(x, self.channels)
+        w_k = torch.zeros_like(x[0].flatten(1)[:, 0]) if self.w_k is None else self.w_k.to(x.dtype)
+        return w_k.view(1, -1, *(1,) * (x.dim() - 2)).expand(x.shape), x
+
+    @torch.no_grad()
+    def affinity_of(
+        self,
+        theta: Float[Tensor, "batch channel *positions"],
+        phi: Float[Tensor, "batch channel *keys"],
+        queries: Int[Tensor, "query ..."],
+    ) -> Float[Tensor, "batch query key"]:
+        """The rows that `affinity` gives, from kept `embeddings`.
+
+        Raises:
+            ValueError: for a query that is not a position of theta's grid.
+        """
+        places = flat_positions(queries.to(theta.device), tuple(theta.shape[2:]))
+        dtype = working_dtype(theta.dtype)
+        left = theta.flatten(2)[:, :, places].mT.to(dtype)
+        return self.function.rows(left, phi.flatten(2).mT.to(dtype))
+
     @torch.no_grad()
     def affinity(
         self, x: Float[Tensor, "batch channel *positions"], queries: Int[Tensor, "query ..."]
@@ -137,12 +191,7 @@ class GlobalContext(nn.Module):
         Raises:
             ValueError: for an x that `forward` would refuse, a query that is not a position of its grid.
         """
-        check_map(x, self.channels)
-        places = flat_positions(queries, tuple(x.shape[2:]))
-        p = pooled(x, self.w_k)[1]
-        if p is None:
-            p = x.new_full((len(x), x[0, 0].numel()), 1 / x[0, 0].numel())
-        return p.to(working_dtype(x.dtype)).unsqueeze(1).expand(-1, len(places), -1)
+        return self.affinity_of(*self.embeddings(x), queries)
 
     def extra_repr(self) -> str:
         """The block in the paper's symbols."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from nonlocal_nn._modes import evaluating
 from nonlocal_nn._names import nearest_names
-from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.explain.capture.axis_rules import Axes
 from nonlocal_nn.explain.capture.geometry import Axis, GridGeometry
@@ -35,6 +34,30 @@ from nonlocal_nn.explain.capture.tracing import AxisTrace
 from nonlocal_nn.pairwise import PairwiseFunction
 
 CLASSES_KEPT = 5
+
+
+@runtime_checkable
+class Relating(Protocol):
+    """A block that weighs positions: all that is asked of one, so that any of its kind can be looked into.
+
+    `NonLocalBlock` and `GlobalContext` are such blocks. The weights of a query are a row of f / C, made from
+    theta at the query and phi at all keys.
+    """
+
+    span: str
+    """"spacetime", "space" or "time": which positions a query sees."""
+    temporal_groups: int
+    """Runs of frames that see each other."""
+
+    @property
+    def function(self) -> PairwiseFunction:
+        """F and C."""
+
+    def embeddings(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The maps of theta and phi, (batch, d, *positions) and (batch, d, *keys)."""
+
+    def affinity_of(self, theta: Tensor, phi: Tensor, queries: Tensor) -> Tensor:
+        """Rows (batch, query, key) for flat positions."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +222,8 @@ def _checked_frames(frames: NDArray[np.uint8], size: tuple[int, int, int]) -> ND
     return np.ascontiguousarray(frames)
 
 
-def _chosen_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, NonLocalBlock]:
-    known = {name: module for name, module in model.named_modules() if isinstance(module, NonLocalBlock)}
+def _chosen_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, Relating]:
+    known = {name: module for name, module in model.named_modules() if isinstance(module, Relating)}
     if not known:
         raise ValueError(
             "the model has no non-local block to look into; nl.insert_blocks puts blocks into a network, and "
@@ -217,7 +240,7 @@ def _chosen_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, N
 
 
 def _run(
-    model: nn.Module, clip: Tensor, chosen: dict[str, NonLocalBlock], size: tuple[int, int, int]
+    model: nn.Module, clip: Tensor, chosen: dict[str, Relating], size: tuple[int, int, int]
 ) -> tuple[Any, dict[str, BlockAffinity]]:
     """The model's output, and every run of a chosen block."""
     found: dict[str, BlockAffinity] = {}
@@ -226,15 +249,15 @@ def _run(
     place = next((tensor.device for tensor in model.parameters()), clip.device)
     clip = clip.detach().to(place).clone()  # a tensor of our own: the trace marks it, the model may change it
 
-    def hook(name: str) -> Callable[[NonLocalBlock, tuple[Tensor, ...], Tensor], None]:
-        def keep(block: NonLocalBlock, args: tuple[Tensor, ...], z: Tensor) -> None:
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def keep(_: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
             runs[name] = runs.get(name, 0) + 1
             label = name if runs[name] == 1 else f"{name} (run {runs[name]})"
-            found[label] = _affinity(label, block, args[0], z, trace.axes_of(args[0]), size)
+            found[label] = _affinity(label, chosen[name], args[0], z, trace.axes_of(args[0]), size)
 
         return keep
 
-    handles = [block.register_forward_hook(hook(name), prepend=True) for name, block in chosen.items()]
+    handles = [model.get_submodule(name).register_forward_hook(hook(name), prepend=True) for name in chosen]
     try:
         with evaluating(model), torch.no_grad(), trace:
             trace.start(clip)
@@ -246,10 +269,10 @@ def _run(
 
 
 def _affinity(
-    name: str, block: NonLocalBlock, x: Tensor, z: Tensor, axes: Axes | None, size: tuple[int, int, int]
+    name: str, block: Relating, x: Tensor, z: Tensor, axes: Axes | None, size: tuple[int, int, int]
 ) -> BlockAffinity:
     theta, phi = block.embeddings(x)
-    queries = _grid(block, x, axes, size)
+    queries = _grid(x, axes, size)
     keys_shape = (1, 1, *phi.shape[2:])[-3:]
     keys = queries.pooled((queries.shape[0], keys_shape[1], keys_shape[2]))
     images = x.shape[0]  # more than one: a network that folds frames into the batch
@@ -279,12 +302,12 @@ def _affinity(
     )
 
 
-def _grid(block: NonLocalBlock, x: Tensor, axes: Axes | None, size: tuple[int, int, int]) -> GridGeometry:
+def _grid(x: Tensor, axes: Axes | None, size: tuple[int, int, int]) -> GridGeometry:
     """The grid of x's positions; along an axis that could not be followed, spread evenly over the input."""
     parts = [part for along in (*axes[:1], *axes[2:]) for part in along] if axes is not None else []
     order = [part.axis if isinstance(part, Axis) else -1 for part in parts]
     known = {part.axis: part for part in parts if isinstance(part, Axis)}
-    if -1 not in order and order == sorted(set(order)) and len(order) >= block.dims:
+    if -1 not in order and order == sorted(set(order)) and len(order) >= x.dim() - 2:
         grid = [known.get(axis, Axis(axis, 1)) for axis in range(3)]
         if grid[0].size * grid[1].size * grid[2].size == x.shape[0] * x[0, 0].numel():
             return GridGeometry.of_axes(*grid)
