@@ -54,7 +54,7 @@ class Relating(Protocol):
         """F and C."""
 
     def embeddings(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The maps of theta and phi, (batch, d, *positions) and (batch, d, *keys)."""
+        """The maps of theta and phi: (batch, d, positions ...) and (batch, d, keys ...)."""
 
     def affinity_of(self, theta: Tensor, phi: Tensor, queries: Tensor) -> Tensor:
         """Rows (batch, query, key) for flat positions."""
