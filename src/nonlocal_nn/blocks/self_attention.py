@@ -187,7 +187,7 @@ class SelfAttention2d(nn.Module):
         shape = self._check(x)
         around = self.geometry.padded(x)
         if self.query is not None and self.key is not None:
-            y = self._with_content(x, around, shape)
+            y = self._with_content(around, shape)
         elif self.position == "gaussian":
             y = relative.by_rows(
                 around, self._joint(around, shape), self.value, shape, self._most_bytes, self.groups
@@ -245,21 +245,18 @@ class SelfAttention2d(nn.Module):
         centres, spreads = self.centres, self.spreads
         return lambda first, last: relative.joint_scores(rows[first:last], columns, centres, spreads)
 
-    def _content(self, x: Tensor, around: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _content(self, around: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Q / sqrt(d) (batch, head, d, queries) and k (batch, head, d, keys)."""
         assert self.query is not None
         assert self.key is not None
-        left, _, top, _ = self.geometry.padding
         vertical, horizontal = self.geometry.stride
         here = around[:, :, : shape[0] * vertical : vertical, : shape[1] * horizontal : horizontal]
-        if not any((left, top)) and self.geometry.stride == (1, 1) and here.shape == x.shape:
-            here = x
         scale = self.query.shape[1] ** -0.5
-        q = torch.einsum("hdi,bin->bhdn", self.query.to(x.dtype) * scale, here.flatten(2))
-        return q, torch.einsum("hdi,bin->bhdn", self.key.to(x.dtype), around.flatten(2))
+        q = torch.einsum("hdi,bin->bhdn", self.query.to(around.dtype) * scale, here.flatten(2))
+        return q, torch.einsum("hdi,bin->bhdn", self.key.to(around.dtype), around.flatten(2))
 
-    def _with_content(self, x: Tensor, around: Tensor, shape: tuple[int, int]) -> Tensor:
-        q, k = self._content(x, around, shape)
+    def _with_content(self, around: Tensor, shape: tuple[int, int]) -> Tensor:
+        q, k = self._content(around, shape)
         if self.position != "gaussian":
             rows, columns = self._axes(around, shape)
             budget = self.memory_budget
@@ -272,7 +269,7 @@ class SelfAttention2d(nn.Module):
             some = q[..., first * shape[1] : last * shape[1]]
             return (some.mT @ k).to(working_dtype(q.dtype)) + joint(first, last)
 
-        most = self._most_bytes // max(1, len(x))
+        most = self._most_bytes // max(1, len(around))
         return relative.by_rows(around, scores_of, self.value, shape, most, self.groups)
 
     # --- what it looks at ---
@@ -294,16 +291,15 @@ class SelfAttention2d(nn.Module):
         around = self.geometry.padded(x)
         places = flat_positions(queries.to(x.device), shape)
         if self.position == "gaussian":
-            scores = torch.cat([self._joint(around, shape)(n, n + 1) for n in range(shape[0])], dim=1)[
-                :, places
-            ]
+            joint, asked = self._joint(around, shape), (divmod(p, shape[1]) for p in places.tolist())
+            scores = torch.stack([joint(n, n + 1)[:, at] for n, at in asked], dim=1)
         else:
             rows, columns = self._axes(around, shape)
             of_row, of_column = rows[:, places // shape[1]], columns[:, places % shape[1]]
             scores = (of_row.unsqueeze(3) + of_column.unsqueeze(2)).flatten(2)
         scores = scores.expand(len(x), *scores.shape)
         if self.content:
-            q, k = self._content(x, around, shape)
+            q, k = self._content(around, shape)
             scores = scores + q[..., places].mT @ k
         return scores.softmax(dim=3).transpose(1, 2)
 

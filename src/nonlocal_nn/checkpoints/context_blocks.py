@@ -191,8 +191,5 @@ def build_context_block(found: FoundContextBlock, what: str, gate: Gate | None =
 
 def _flat(name: str, tensor: Tensor) -> Tensor:
     """Matrices of 1x1 convolutions, vectors of norms over [c, 1, 1]."""
-    if name == "w_k.weight":
-        return tensor.flatten()
-    if ".norm." in name or name.endswith(".bias"):
-        return tensor.flatten()
-    return tensor.flatten(1)
+    vector = name == "w_k.weight" or ".norm." in name or name.endswith(".bias")
+    return tensor.flatten() if vector else tensor.flatten(1)

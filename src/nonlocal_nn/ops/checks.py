@@ -81,6 +81,11 @@ def check_scores(a: Tensor, b: Tensor, g: Tensor | None = None, *, keys_elsewher
     _check_kind(tensors)
 
 
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Whether a backward pass may follow."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Autocast off on the device, if it is on; "meta", which has shapes alone, knows no autocast."""
     if device.type == "meta" or not torch.is_autocast_enabled(device.type):

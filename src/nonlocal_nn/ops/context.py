@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from nonlocal_nn._typing import Float
-from nonlocal_nn.ops.checks import working_dtype
+from nonlocal_nn.ops.checks import wants_gradient, working_dtype
 from nonlocal_nn.ops.cpu.workspace import KEPT_BYTES, buffer, keep_freed_memory
 from nonlocal_nn.ops.dispatch import plain_operations
 
@@ -56,9 +56,7 @@ def recalibrated(
         or torch._C._len_torch_dispatch_stack()
     ):
         return as_written(x, transform, w, shortcut)
-    if torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in (x, shortcut, w, *parameters)
-    ):
+    if wants_gradient(x, shortcut, w, *parameters):
         y: Tensor = _Recalibrated.apply(x, shortcut, w, transform, *parameters)
         return y
     return _changed(x, *transform(pooled(x, w)[0]), shortcut)

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nonlocal_nn._typing import Float
 from nonlocal_nn.ops import equation, softmax_rows
-from nonlocal_nn.ops.checks import check_embeddings, without_autocast, working_dtype
+from nonlocal_nn.ops.checks import check_embeddings, wants_gradient, without_autocast, working_dtype
 from nonlocal_nn.ops.cpu.gemm import has_onednn
 from nonlocal_nn.ops.cpu.workspace import check_budget, fits
 from nonlocal_nn.ops.dispatch import Form, plain_operations, softmax_form
@@ -67,7 +67,7 @@ def gaussian(
     with without_autocast(theta.device):
         if plain_operations():
             return equation.gaussian(*_in_working_dtype(theta, phi, g), scale).to(dtype)
-        for_backward = torch.is_grad_enabled() and any(x.requires_grad for x in (theta, phi, g))
+        for_backward = wants_gradient(theta, phi, g)
         form = _form(theta, phi, g, for_backward)
         if form in ("flash", "efficient") and _attention_fits(theta, phi, g, memory_budget):
             return _attention(theta, phi, g, scale, form)

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from nonlocal_nn._typing import Float
+from nonlocal_nn.ops.checks import wants_gradient
 from nonlocal_nn.ops.means.shifts import (
     Progress,
     Shift,
@@ -37,7 +38,6 @@ from nonlocal_nn.ops.means.shifts import (
     mirror_padded,
     overlap,
     reported,
-    wants_gradient,
     with_zeros,
 )
 

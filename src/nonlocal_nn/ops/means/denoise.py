@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nonlocal_nn.ops.checks import wants_gradient
 from nonlocal_nn.ops.means.arguments import (
     Sizes,
     as_tensor,
@@ -33,7 +34,7 @@ from nonlocal_nn.ops.means.arguments import (
 from nonlocal_nn.ops.means.blockwise import blockwise_means
 from nonlocal_nn.ops.means.noise import estimate_sigma
 from nonlocal_nn.ops.means.reference import patch_kernel
-from nonlocal_nn.ops.means.shifts import mirror_padded, nl_means, wants_gradient
+from nonlocal_nn.ops.means.shifts import mirror_padded, nl_means
 from nonlocal_nn.ops.means.strength import h_of_least_risk, rule
 
 Array = TypeVar("Array", NDArray[Any], Tensor)

@@ -156,11 +156,6 @@ def half_of_shifts(shape: Sequence[int], patch_distance: Sequence[int]) -> Itera
     return (s for s in itertools.product(*(range(-r, r + 1) for r in reach)) if s > zero)
 
 
-def wants_gradient(*tensors: Tensor) -> bool:
-    """Whether a backward pass may follow."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
 def reported(shifts: Iterable[Shift], progress: Progress | None) -> Iterator[Shift]:
     """The shifts; `progress` hears of each that is done."""
     every = list(shifts)
