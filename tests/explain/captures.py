@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.capture.affinity import Capture
+from nonlocal_nn.explain.capture.block import BlockAffinity
 from nonlocal_nn.explain.capture.geometry import GridGeometry
 from nonlocal_nn.pairwise import get_pairwise
 

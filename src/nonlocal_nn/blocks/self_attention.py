@@ -147,6 +147,16 @@ class SelfAttention2d(nn.Module):
         """How many there are."""
         return len(self.value)
 
+    @property
+    def stride(self) -> tuple[int, int]:
+        """Rows and columns from query to query."""
+        return self.geometry.stride
+
+    @property
+    def padding(self) -> tuple[int, int, int, int]:
+        """Left, right, top, bottom; the first query stands in the padded map's corner."""
+        return self.geometry.padding
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """The initial weights: centres from N(0, 2^2), spreads 1 + N(0, 0.01^2) (the released code)."""
@@ -309,6 +319,27 @@ class SelfAttention2d(nn.Module):
         return position_shape[0] + top + bottom, position_shape[1] + left + right
 
     # --- heads ---
+
+    @torch.no_grad()
+    def head_shapes(self) -> list[tuple[Float[Tensor, 2], Float[Tensor, "2 2"]]] | None:
+        """Of every head, from the query on: centre and covariance of its Gaussian, in rows and columns.
+
+        None: tables have neither. A spread of zero gives an infinite covariance.
+
+        >>> shape, = SelfAttention2d(3, 3, heads=1).head_shapes()
+        >>> shape[0].shape, shape[1].shape
+        (torch.Size([2]), torch.Size([2, 2]))
+        """
+        if self.centres is None or self.spreads is None:
+            return None
+        spreads = self.spreads.double()
+        if self.position == "gaussian":
+            inverse = torch.linalg.pinv(spreads)
+            covariances = inverse @ inverse.mT
+        else:
+            covariances = spreads.square().reciprocal()[:, None, None] * torch.eye(2, device=spreads.device)
+        covariances = torch.where(covariances.isnan(), torch.zeros_like(covariances), covariances)
+        return list(zip(self.centres.double(), covariances, strict=True))
 
     @torch.no_grad()
     def degenerate_heads(self) -> list[int]:

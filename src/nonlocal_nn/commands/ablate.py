@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
     from nonlocal_nn.experiments.cells import Cell
     from nonlocal_nn.experiments.grid import Failure
+    from nonlocal_nn.experiments.image_cells import ImageCell
     from nonlocal_nn.experiments.report import Row
     from nonlocal_nn.experiments.tables import Table
+
+    AnyCell = Cell | ImageCell
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblateConfig:
     """Run a table of the paper's ablations, small, on rendered videos of known distance; or on your videos.
+
+    se and se-long compare squeeze-and-excitation's places, reductions and pooling, on images that --train and
+    --test name: nonlocal ablate se --train cifar/train --test cifar/test
 
     Every cell (a variant with a seed) is an ordinary run, trained and tested, in OUT/cells. What is finished
     is found again, so the same command goes on after Ctrl-C or a kill, and tables share the cells they have
@@ -33,7 +39,7 @@ class AblateConfig:
     """
 
     table: str | None = None
-    """Which: 2a to 2g as in the paper, distance, or what the paper left open; `--list` lists them."""
+    """Which: 2a to 2g as in the paper, distance, what the paper left open, se; `--list` lists them."""
     list: bool = False
     """List the tables, and run none."""
     dry_run: bool = False
@@ -71,6 +77,11 @@ class AblateConfig:
     """With --data PATH: crops of a test clip."""
     short_side: int | None = None
     """With --data PATH: shorter side of test frames in pixels; none: as trained."""
+    train: str | None = None
+    """Of a table about images: what to train on, squares of a multiple of 16 pixels, one folder a class, in a
+    folder or a zip file."""
+    test: str | None = None
+    """Of a table about images: what to test on, with the same classes."""
     progress: bool = True
     """Show a progress bar."""
 
@@ -92,7 +103,7 @@ def ablate_command(config: AblateConfig) -> int:
     if config.table is None:
         raise ValueError("which table? `nonlocal ablate --list` lists them; for example: nonlocal ablate 2d")
     table = get_table(config.table)
-    _check(config)
+    _check(config, table)
     root = Path(config.out)
     cells = _cells(table, config, root)
     macs = _build_all(table, cells)
@@ -119,7 +130,7 @@ def ablate_command(config: AblateConfig) -> int:
     return 1 if failures else 0
 
 
-def _check(config: AblateConfig) -> None:
+def _check(config: AblateConfig, table: Table) -> None:
     if not config.seeds:
         raise ValueError("seeds: give at least one, such as --seeds 0,1,2,3,4")
     twice = sorted({seed for seed in config.seeds if config.seeds.count(seed) > 1})
@@ -133,6 +144,10 @@ def _check(config: AblateConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} = {value}: it must be 1 or more")
+    if table.images is not None:
+        _check_images(config, table)
+    elif config.train is not None or config.test is not None:
+        raise ValueError(f"--train and --test belong to tables about images; {table.name} is about videos")
     if config.data == "rendered":
         for name in ("fold_by", "recipe"):
             if getattr(config, name) is not None:
@@ -144,9 +159,30 @@ def _check(config: AblateConfig) -> None:
         )
 
 
-def _cells(table: Table, config: AblateConfig, root: Path) -> list[Cell]:
+def _check_images(config: AblateConfig, table: Table) -> None:
+    if config.data != "rendered":
+        raise ValueError(f"table {table.name} is about images: --train and --test name them, not --data")
+    if config.accelerator == "gpu":
+        raise ValueError(f"table {table.name} runs on CPUs")
+    for name in ("train", "test"):
+        place = getattr(config, name)
+        if place is None:
+            raise ValueError(
+                f"table {table.name} wants images: --train and --test, each a folder or zip, a folder a class"
+            )
+        if not Path(place).exists():
+            raise FileNotFoundError(f"no such file or folder: {place}")
+
+
+def _cells(table: Table, config: AblateConfig, root: Path) -> Sequence[AnyCell]:
     from nonlocal_nn.experiments.cells import Labelled, folds_of, labelled_cells, rendered_cells
 
+    if table.images is not None:
+        from nonlocal_nn.experiments.image_cells import image_cells
+
+        assert config.train is not None
+        assert config.test is not None
+        return image_cells(table, config.seeds, root, config.train, config.test)
     accelerator = _accelerator(config)
     if config.data == "rendered":
         return rendered_cells(table, config.seeds, root, accelerator)
@@ -187,17 +223,18 @@ def _accelerator(config: AblateConfig) -> Literal["cpu", "gpu"]:
     return config.accelerator
 
 
-def _jobs(config: AblateConfig) -> tuple[int, int]:
+def _jobs(table: Table, config: AblateConfig) -> tuple[int, int]:
     """Processes, and GPUs to share out among them."""
     import torch
 
     from nonlocal_nn._cores import available_cores
 
-    gpus = torch.cuda.device_count() if _accelerator(config) == "gpu" else 0
+    on_gpus = table.images is None and _accelerator(config) == "gpu"
+    gpus = torch.cuda.device_count() if on_gpus else 0
     return config.jobs or gpus or max(1, available_cores() // config.threads), gpus
 
 
-def _build_all(table: Table, cells: Sequence[Cell]) -> dict[str, int]:
+def _build_all(table: Table, cells: Sequence[AnyCell]) -> dict[str, int]:
     """Multiply-adds of every variant; ValueError for one that cannot be built, before any trains."""
     import torch
 
@@ -207,8 +244,7 @@ def _build_all(table: Table, cells: Sequence[Cell]) -> dict[str, int]:
     macs = {}
     for variant in table.variants:
         cell = next(cell for cell in cells if cell.variant == variant.name)
-        frames = cell.train.data.clip_frames or variant.spec.frames
-        side = cell.train.data.crop or variant.spec.crop
+        frames, side = cell.clip_of(variant.spec)
         try:
             with torch.device("meta"):
                 model = build_model(variant.spec.replace(num_classes=2))
@@ -221,22 +257,24 @@ def _build_all(table: Table, cells: Sequence[Cell]) -> dict[str, int]:
     return macs
 
 
-def _render(cells: Sequence[Cell], config: AblateConfig) -> None:
+def _render(cells: Sequence[AnyCell], config: AblateConfig) -> None:
     from nonlocal_nn._progress import percent_bar
     from nonlocal_nn.data.long_range import write_long_range
+    from nonlocal_nn.experiments.cells import Cell
 
-    folders = {Path(cell.train.data.train).parent: cell.question for cell in cells if cell.results() is None}
+    videos = [cell for cell in cells if isinstance(cell, Cell) and cell.results() is None]
+    folders = {Path(cell.train.data.train).parent: cell.question for cell in videos}
     for folder, question in folders.items():
         if question is not None:
             with percent_bar("rendering videos", shown=config.progress) as progress:
                 write_long_range(folder, question, progress=progress)
 
 
-def _run(table: Table, cells: Sequence[Cell], config: AblateConfig) -> list[Failure]:
+def _run(table: Table, cells: Sequence[AnyCell], config: AblateConfig) -> list[Failure[AnyCell]]:
     from nonlocal_nn.experiments.estimate import estimate_seconds
     from nonlocal_nn.experiments.grid import fill
 
-    jobs, gpus = _jobs(config)
+    jobs, gpus = _jobs(table, config)
     if config.engine == "slurm":
         from nonlocal_nn.experiments.slurm import SlurmOptions, fill_on_slurm
 
@@ -259,14 +297,14 @@ def _run(table: Table, cells: Sequence[Cell], config: AblateConfig) -> list[Fail
 @contextmanager
 def _bar(
     words: str, expected: dict[str, float], *, shown: bool
-) -> Iterator[Callable[[list[Cell], list[tuple[Cell, float]]], None]]:
+) -> Iterator[Callable[[list[AnyCell], list[tuple[AnyCell, float]]], None]]:
     """One bar over the whole grid, in seconds of work."""
     from nonlocal_nn._progress import percent_bar
 
     total = sum(expected.values())
     with percent_bar(words, shown=shown) as update:
 
-        def progress(done: list[Cell], running: list[tuple[Cell, float]]) -> None:
+        def progress(done: list[AnyCell], running: list[tuple[AnyCell, float]]) -> None:
             finished = sum(expected.get(cell.key, 0.0) for cell in done)
             begun = sum(min(seconds, expected.get(cell.key, 0.0)) for cell, seconds in running)
             update(round(finished + begun), max(1, round(total)))
@@ -274,8 +312,13 @@ def _bar(
         yield progress
 
 
-def work(cell: Cell) -> None:
+def work(cell: AnyCell) -> None:
     """Train and test one cell; called in a process of the pool."""
+    from nonlocal_nn.experiments.image_cells import ImageCell, train_and_test
+
+    if isinstance(cell, ImageCell):
+        train_and_test(cell)
+        return
     from nonlocal_nn.commands.test import run_test
     from nonlocal_nn.training.run import train
 
@@ -289,7 +332,7 @@ def _name(table: Table, config: AblateConfig) -> str:
 
 
 def _write(
-    table: Table, cells: Sequence[Cell], macs: dict[str, int], root: Path, config: AblateConfig
+    table: Table, cells: Sequence[AnyCell], macs: dict[str, int], root: Path, config: AblateConfig
 ) -> list[Row]:
     from nonlocal_nn._files import write_whole
     from nonlocal_nn.experiments.report import draw, markdown, rows_of, write_rows
@@ -334,14 +377,14 @@ def _print_tables(console: Console) -> None:
     console.print(shown)
 
 
-def _print_plan(table: Table, cells: Sequence[Cell], config: AblateConfig, console: Console) -> None:
+def _print_plan(table: Table, cells: Sequence[AnyCell], config: AblateConfig, console: Console) -> None:
     from rich.table import Table as RichTable
 
     from nonlocal_nn.experiments.estimate import estimate_seconds
     from nonlocal_nn.models.reach import reach
 
     seconds = estimate_seconds(table, cells, config.threads)
-    jobs, _ = _jobs(config)
+    jobs, _ = _jobs(table, config)
     shown = RichTable(title=f"{table.name}: {table.title}")
     for title in ("variant", "seed", "fold", "cell", "state", "s"):
         shown.add_column(title, justify="right" if title == "s" else "left")

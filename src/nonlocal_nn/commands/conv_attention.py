@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +47,7 @@ class ConvAttentionConfig:
 
 
 def conv_attention_command(config: ConvAttentionConfig) -> int:
-    """Run, print and write; 0.
+    """Run, print and write; 0, or 1 where a seed failed.
 
     Raises:
         ValueError: another word than imitate or cifar, or numbers that cannot be.
@@ -59,9 +57,9 @@ def conv_attention_command(config: ConvAttentionConfig) -> int:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    written = _imitate(config, console) if config.what == "imitate" else _cifar(config, console)
-    console.print(f"written: {written}", markup=False, soft_wrap=True)
-    return 0
+    if config.what == "imitate":
+        return _imitate(config, console)
+    return _cifar(config, console)
 
 
 def _check(config: ConvAttentionConfig) -> None:
@@ -86,23 +84,30 @@ def _check(config: ConvAttentionConfig) -> None:
                 raise FileNotFoundError(f"no such file or folder: {place}")
 
 
-def _imitate(config: ConvAttentionConfig, console: Any) -> str:
+def _imitate(config: ConvAttentionConfig, console: Any) -> int:
     from nonlocal_nn.experiments.imitation_report import draw, print_table, write_csv
     from nonlocal_nn.experiments.imitation_result import VERSION, Imitation
 
     seeds = config.seeds or tuple(range(10))
     name = "imitate" if config.resets else "imitate-without-resets"
     folder = Path(config.out) / name / f"v{VERSION}-{config.steps}"
-    results = _all_seeds(config, folder, seeds, _imitate_once, (config.steps, config.resets))
+    cells = [
+        _SeedCell(seed, folder / f"seed{seed}", _imitate_once, (config.steps, config.resets))
+        for seed in seeds
+    ]
+    results, code = _filled(cells, config)
+    if not results:
+        return code
     found = [Imitation(**result) for result in results]
     print_table(found, console)
     target = Path(config.out) / name
     write_csv(target.with_suffix(".csv"), found)
     draw(target.with_suffix(".png"), found)
-    return f"{target}.csv, .png"
+    console.print(f"written: {target}.csv, .png", markup=False)
+    return code
 
 
-def _cifar(config: ConvAttentionConfig, console: Any) -> str:
+def _cifar(config: ConvAttentionConfig, console: Any) -> int:
     import hashlib
 
     from nonlocal_nn.experiments.cifar_report import draw, film, print_table, write_csv
@@ -114,14 +119,20 @@ def _cifar(config: ConvAttentionConfig, console: Any) -> str:
     places = [str(Path(place).resolve()) for place in (config.train, config.test)]
     data = hashlib.sha256("\n".join(places).encode()).hexdigest()[:8]
     folder = Path(config.out) / "cifar" / f"v{VERSION}-{config.epochs}-{data}"
-    results = _all_seeds(config, folder, seeds, _cifar_once, (config.train, config.test, config.epochs))
+    options = (config.train, config.test, config.epochs)
+    results, code = _filled(
+        [_SeedCell(seed, folder / f"seed{seed}", _cifar_once, options) for seed in seeds], config
+    )
+    if not results:
+        return code
     found = [CifarRun(**result) for result in results]
     print_table(found, console)
     target = Path(config.out) / "cifar"
     write_csv(target.with_suffix(".csv"), found)
     draw(target.with_suffix(".png"), found)
     film(target.with_suffix(".webp"), found[0])
-    return f"{target}.csv, .png, .webp"
+    console.print(f"written: {target}.csv, .png, .webp", markup=False)
+    return code
 
 
 def _imitate_once(seed: int, steps: int, resets: bool) -> dict[str, Any]:
@@ -141,39 +152,55 @@ def _cifar_once(seed: int, train: str, test: str, epochs: int) -> dict[str, Any]
     return train_short((images, labels), (others, wanted), seed, epochs).to_dict()
 
 
-def _in_a_process(work: Callable[..., dict[str, Any]], seed: int, options: tuple[Any, ...]) -> dict[str, Any]:
-    import torch
+@dataclass(frozen=True)
+class _SeedCell:
+    """One run of an experiment, for the pool of `experiments/grid.py`."""
 
-    torch.set_num_threads(1)  # so that figures do not depend on how many cores there are
-    return work(seed, *options)
+    seed: int
+    folder: Path
+    run: Callable[..., dict[str, Any]]
+    options: tuple[Any, ...]
+
+    @property
+    def key(self) -> str:
+        return str(self.folder)
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "results.json"
+
+    def results(self) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            return None
+        return found
 
 
-def _all_seeds(
-    config: ConvAttentionConfig,
-    folder: Path,
-    seeds: tuple[int, ...],
-    work: Callable[..., dict[str, Any]],
-    options: tuple[Any, ...],
-) -> list[dict[str, Any]]:
-    """What each seed found: what is in the folder stays, the others are run, some at a time."""
-    from nonlocal_nn._cores import available_cores
+def _work(cell: _SeedCell) -> None:
     from nonlocal_nn._files import write_whole
-    from nonlocal_nn._progress import percent_bar
 
-    files = {seed: folder / f"seed{seed}.json" for seed in seeds}
-    missing = [seed for seed, file in files.items() if not file.exists()]
-    jobs = min(config.jobs or available_cores(), max(1, len(missing)))
+    text = json.dumps(cell.run(cell.seed, *cell.options))
+    write_whole(cell.file, lambda path: path.write_text(text))
+
+
+def _filled(cells: list[_SeedCell], config: ConvAttentionConfig) -> tuple[list[dict[str, Any]], int]:
+    """What was found of each cell that is finished, and the exit code.
+
+    One thread each, so that the figures do not depend on how many cores there are.
+    """
+    from nonlocal_nn._cores import available_cores
+    from nonlocal_nn._progress import percent_bar
+    from nonlocal_nn.experiments.grid import fill
+
+    todo = sum(cell.results() is None for cell in cells)
+    jobs = min(config.jobs or available_cores(), max(1, todo))
     with percent_bar("seeds", shown=config.progress and sys.stderr.isatty()) as bar:
-        bar(0, max(1, len(missing)))
-        if missing:
-            with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-                runs = {pool.submit(_in_a_process, work, seed, options): seed for seed in missing}
-                try:
-                    for number, run in enumerate(as_completed(runs), start=1):
-                        text = json.dumps(run.result())
-                        write_whole(files[runs[run]], lambda path, text=text: path.write_text(text))  # type: ignore[misc]
-                        bar(number, len(missing))
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-    return [json.loads(file.read_text()) for file in files.values()]
+        bar(0, max(1, todo))
+        failures = fill(
+            cells, _work, jobs=jobs, threads=1, progress=lambda done, _: bar(len(done), max(1, todo))
+        )
+    for failure in failures:
+        sys.stderr.write(f"failed: seed {failure.cell.seed}: {failure.reason}\n")
+    found = [cell.results() for cell in cells]
+    return [result for result in found if result is not None], 1 if failures else 0

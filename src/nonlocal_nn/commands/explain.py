@@ -16,7 +16,7 @@ from nonlocal_nn.explain.clip import ClipCut, read_clip
 from nonlocal_nn.explain.config import ExplainConfig
 from nonlocal_nn.explain.draw import figure
 from nonlocal_nn.explain.explanation import Explanation, check_suffix
-from nonlocal_nn.explain.queries import choose_block, parse_query
+from nonlocal_nn.explain.queries import choose_blocks, parse_query
 from nonlocal_nn.explain.statistics import BlockMeasures, average, measure_blocks, plot, write_csv
 from nonlocal_nn.explain.view import View
 
@@ -47,7 +47,7 @@ def explain_command(config: ExplainConfig) -> int:
     trained = load_trained(config.checkpoint, config.device)
     captured = capture_video(config.videos[0], config, trained)
     if config.block is not None and config.block != "all":
-        choose_block(captured, config.block)
+        choose_blocks(captured, config.block)
     with percent_bar("drawing", shown=config.progress) as tick:
         Explanation(captured, view).save(out, progress=tick)
     print(f"{_what(out)}: {out}")

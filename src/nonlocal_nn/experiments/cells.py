@@ -18,6 +18,7 @@ from typing import Any
 from nonlocal_nn.data.long_range import LABELS, LongRange
 from nonlocal_nn.evaluation.config import TestConfig
 from nonlocal_nn.experiments.tables import Table, Variant
+from nonlocal_nn.models.spec import VideoResNetSpec
 from nonlocal_nn.training.config import (
     DataConfig,
     ModelConfig,
@@ -56,6 +57,19 @@ class Cell:
     def folder(self) -> Path:
         return Path(self.train.out)
 
+    @property
+    def steps(self) -> int:
+        """Of training; 0 where the recipe counts epochs."""
+        return self.train.schedule.iterations or 0
+
+    @property
+    def batch_size(self) -> int:
+        return self.train.optim.batch_size
+
+    def clip_of(self, spec: VideoResNetSpec) -> tuple[int, int]:
+        """Frames and side in pixels of the clips that the network sees."""
+        return self.train.data.clip_frames or spec.frames, self.train.data.crop or spec.crop
+
     def results(self) -> dict[str, Any] | None:
         """What its test found and its training took; None where it is not finished."""
         try:
@@ -89,7 +103,7 @@ class Labelled:
 
 def set_folder(root: Path, question: LongRange) -> Path:
     """Where the videos of a question are."""
-    return root / "sets" / _hash(_changes(question))
+    return root / "sets" / hash_of(changes(question))
 
 
 def rendered_cells(table: Table, seeds: Sequence[int], root: Path, accelerator: Any) -> list[Cell]:
@@ -214,15 +228,15 @@ def _named(
 ) -> Cell:
     decides: dict[str, Any] = {
         "version": _VERSION,
-        "spec": _changes(replace(variant.spec, name="")),
-        "train": _changes(train),
-        "test": _changes(test),
-        "question": None if question is None else _changes(question),
+        "spec": changes(replace(variant.spec, name="")),
+        "train": changes(train),
+        "test": changes(test),
+        "question": None if question is None else changes(question),
     }
     if question is not None:  # where the set lies decides nothing
         decides["train"]["data"]["train"] = decides["test"]["data"] = LABELS
     decides["train"].pop("model")  # the spec says it
-    key = _hash(decides)
+    key = hash_of(decides)
     folder = root / "cells" / key
     return Cell(
         variant=variant.name,
@@ -235,13 +249,13 @@ def _named(
     )
 
 
-def _changes(options: Any) -> dict[str, Any]:
+def changes(options: Any) -> dict[str, Any]:
     """The fields that are not as by default, so that a field added later leaves old keys as they are."""
     changed: dict[str, Any] = {}
     for spec in fields(options):
         value = getattr(options, spec.name)
         if is_dataclass(value):
-            changed[spec.name] = _changes(value)
+            changed[spec.name] = changes(value)
         elif spec.default is MISSING and spec.default_factory is MISSING:
             changed[spec.name] = value
         else:
@@ -251,5 +265,6 @@ def _changes(options: Any) -> dict[str, Any]:
     return {name: value for name, value in changed.items() if name not in _FREE}
 
 
-def _hash(value: Any) -> str:
+def hash_of(value: Any) -> str:
+    """A name for what decides a cell's figures."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

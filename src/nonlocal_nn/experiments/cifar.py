@@ -12,16 +12,16 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nonlocal_nn.experiments.cifar_result import CifarRun
-from nonlocal_nn.experiments.image_attention import SHORT, ImageAttention, Shape
+from nonlocal_nn.experiments.image_attention import SHORT, ImageAttention
+from nonlocal_nn.experiments.image_training import Images, accuracy, pixels
 
 _BATCH = 50
 _LR = 0.003
 _FASTER = {"centres": 10.0, "spreads": 3.0}
 
-Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
 
@@ -40,7 +40,7 @@ def train_short(
     """
     torch.manual_seed(seed)
     shape = SHORT
-    x, y = _pixels(train[0], shape), torch.from_numpy(train[1])
+    x, y = pixels(train[0], shape.side), torch.from_numpy(train[1])
     model = ImageAttention(shape)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -66,29 +66,8 @@ def train_short(
         centres.append(_centres(model))
         spreads.append(_spreads(model))
     seconds = time.perf_counter() - started
-    return CifarRun(seed, epochs, _accuracy(model.eval(), *test), seconds, centres, spreads)
-
-
-def _pixels(images: Images, shape: Shape) -> Tensor:
-    """(number, 3, side, side), about -1 to 1; larger images are averaged down.
-
-    Raises:
-        ValueError: images that are no square of a multiple of the side.
-    """
-    height, width = images.shape[1:3]
-    if height != width or height % shape.side:
-        raise ValueError(f"images of {height} x {width} pixels: a square of a multiple of {shape.side}")
-    x = torch.from_numpy(images).movedim(3, 1).float() / 127.5 - 1
-    return nn.functional.avg_pool2d(x, height // shape.side)
-
-
-@torch.no_grad()
-def _accuracy(model: ImageAttention, images: Images, labels: Labels) -> float:
-    x, y = _pixels(images, model.shape), torch.from_numpy(labels)
-    right = 0
-    for some, wanted in zip(torch.split(x, 500), torch.split(y, 500), strict=True):
-        right += int((model(some).argmax(dim=1) == wanted).sum())
-    return 100 * right / len(x)
+    right = accuracy(model.eval(), pixels(test[0], shape.side), torch.from_numpy(test[1]))
+    return CifarRun(seed, epochs, right, seconds, centres, spreads)
 
 
 def _centres(model: ImageAttention) -> list[list[tuple[float, float]]]:

@@ -11,16 +11,18 @@ import torch
 from torch.nn import functional as F
 
 from nonlocal_nn.experiments.cells import Cell
+from nonlocal_nn.experiments.image_cells import ImageCell
 from nonlocal_nn.experiments.tables import Table
 from nonlocal_nn.models.build import build_model
 
 _FRAMES = 8
 _STARTING_SECONDS = 1.5  # reading lists, making the run's parts, writing files: of each cell
 _DECODE_SECONDS = 0.0016  # of 8 frames of 48 x 48, opening the file included, where no file is there yet
+_IMAGE_SECONDS = 0.0002  # of decoding one of 32 x 32
 _DECODED = 20  # videos that are timed
 
 
-def estimate_seconds(table: Table, cells: Sequence[Cell], threads: int) -> dict[str, float]:
+def estimate_seconds(table: Table, cells: Sequence[Cell | ImageCell], threads: int) -> dict[str, float]:
     """Seconds of one process for every unfinished cell, by key."""
     todo = [cell for cell in cells if cell.results() is None]
     before = torch.get_num_threads()
@@ -29,8 +31,14 @@ def estimate_seconds(table: Table, cells: Sequence[Cell], threads: int) -> dict[
         step = {name: _seconds_a_step(table, name, todo) for name in {cell.variant for cell in todo}}
     finally:
         torch.set_num_threads(before)
-    decoding = {data: _seconds_a_frame(data) for data in {cell.train.data.train for cell in todo}}
-    return {cell.key: _seconds(cell, *step[cell.variant], decoding[cell.train.data.train]) for cell in todo}
+    videos = {cell.train.data.train for cell in todo if isinstance(cell, Cell)}
+    decoding = {data: _seconds_a_frame(data) for data in videos}
+    return {
+        cell.key: _seconds(cell, *step[cell.variant], decoding[cell.train.data.train])
+        if isinstance(cell, Cell)
+        else _STARTING_SECONDS + cell.images.count * _IMAGE_SECONDS + cell.steps * step[cell.variant][0]
+        for cell in todo
+    }
 
 
 def _seconds(cell: Cell, training: float, testing: float, a_frame: float) -> float:
@@ -73,13 +81,12 @@ def _videos(cell: Cell) -> tuple[int, int]:
     return len(train.records), len(test.records)
 
 
-def _seconds_a_step(table: Table, name: str, cells: Sequence[Cell]) -> tuple[float, float]:
+def _seconds_a_step(table: Table, name: str, cells: Sequence[Cell | ImageCell]) -> tuple[float, float]:
     """Of a training step, and of a forward pass of as many clips."""
     cell = next(cell for cell in cells if cell.variant == name)
     spec = table[name].spec
-    frames = cell.train.data.clip_frames or spec.frames
-    side = cell.train.data.crop or spec.crop
-    batch = cell.train.optim.batch_size
+    frames, side = cell.clip_of(spec)
+    batch = cell.batch_size
     model = build_model(spec.replace(num_classes=2), seed=0)
     clips, labels = torch.randn(batch, 3, frames, side, side), torch.zeros(batch, dtype=torch.long)
     training, testing = [], []

@@ -19,20 +19,36 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from nonlocal_nn.experiments.cells import Cell
 
-Work = Callable[[Cell], None]
+class Unit(Protocol):
+    """What a pool needs to know of a piece of work.
+
+    Attributes:
+        key: equal ones are done once.
+        folder: what it says goes to a file beside that.
+    """
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    def results(self) -> dict[str, Any] | None:
+        """What was found; None where it is not finished."""
+
+
+C = TypeVar("C", bound=Unit)
+Work = Callable[[C], None]
 _PR_SET_PDEATHSIG = 1
 _parent = 0  # in a process of the pool: who started it
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Generic[C]):
     """A cell that could not be finished, and why, in one line."""
 
-    cell: Cell
+    cell: C
     reason: str
 
 
@@ -68,14 +84,14 @@ def grid_lock(root: Path) -> Iterator[None]:
 
 
 def fill(
-    cells: Sequence[Cell],
-    work: Work,
+    cells: Sequence[C],
+    work: Work[C],
     *,
     jobs: int,
     threads: int,
     gpus: int = 0,
-    progress: Callable[[list[Cell], list[tuple[Cell, float]]], None] | None = None,
-) -> list[Failure]:
+    progress: Callable[[list[C], list[tuple[C, float]]], None] | None = None,
+) -> list[Failure[C]]:
     """Work through all cells that are not finished; the failures, in order.
 
     Args:
@@ -87,12 +103,12 @@ def fill(
         progress: called about once a second with the cells done and those at work with their seconds.
     """
     todo = list({cell.key: cell for cell in cells if cell.results() is None}.values())
-    done: list[Cell] = []
-    failures: list[Failure] = []
+    done: list[C] = []
+    failures: list[Failure[C]] = []
     if not todo:
         return failures
-    waiting: list[Cell] = list(reversed(todo))
-    running: dict[Future[None], tuple[Cell, float]] = {}
+    waiting: list[C] = list(reversed(todo))
+    running: dict[Future[None], tuple[C, float]] = {}
     lost: set[str] = set()  # cells whose process died: tried once more
     pool, broken = _pool(jobs, threads, gpus), False
     try:
@@ -170,7 +186,7 @@ def _begin(numbers: Any, threads: int, gpus: int, parent: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _logged(work: Work, cell: Cell) -> None:
+def _logged(work: Work[C], cell: C) -> None:
     """What the run says goes to a file beside its folder."""
     log = cell.folder.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)

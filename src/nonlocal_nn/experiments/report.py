@@ -14,6 +14,7 @@ from typing import Any
 
 from nonlocal_nn._files import write_csv, write_whole
 from nonlocal_nn.experiments.cells import Cell
+from nonlocal_nn.experiments.image_cells import ImageCell
 from nonlocal_nn.experiments.statistics import (
     Difference,
     difference,
@@ -33,7 +34,7 @@ class Row:
 
     Attributes:
         variant, seed, part: where it stands; part "" is the whole set, else "38 px, 6 frames".
-        videos, right: videos tested, and those whose class is right.
+        videos, right: videos (of a table about images: images) tested, and those whose class is right.
         quartets, quartets_right, quartets_tied: how many, and percent; 0 quartets where the set has none.
         parameters, macs: of the network and one clip.
         steps, train_seconds: of the training.
@@ -62,13 +63,13 @@ class Row:
         return 100.0 * self.right / self.videos
 
 
-def rows_of(table: Table, cells: Sequence[Cell], macs: dict[str, int]) -> list[Row]:
+def rows_of(table: Table, cells: Sequence[Cell | ImageCell], macs: dict[str, int]) -> list[Row]:
     """The rows of all finished cells; the folds of one seed are added up, where all are there.
 
     macs: by name of the variant.
     """
     folds = {(cell.variant, cell.seed): 0 for cell in cells}
-    found: dict[tuple[str, int], list[tuple[Cell, dict[str, Any]]]] = {}
+    found: dict[tuple[str, int], list[tuple[Cell | ImageCell, dict[str, Any]]]] = {}
     for cell in cells:
         folds[cell.variant, cell.seed] += 1
         results = cell.results()
@@ -82,14 +83,14 @@ def rows_of(table: Table, cells: Sequence[Cell], macs: dict[str, int]) -> list[R
     return rows
 
 
-def _rows(name: str, seed: int, those: list[tuple[Cell, dict[str, Any]]], macs: int) -> list[Row]:
+def _rows(name: str, seed: int, those: list[tuple[Cell | ImageCell, dict[str, Any]]], macs: int) -> list[Row]:
     cell, first = those[0]
     about: dict[str, Any] = {
         "variant": name,
         "seed": seed,
         "parameters": first["parameters"],
         "macs": macs,
-        "steps": cell.train.schedule.iterations or 0,
+        "steps": cell.steps,
         "train_seconds": round(sum(results["train_seconds"] for _, results in those), 1),
     }
     parts = [(ALL, [results for _, results in those])]
@@ -186,7 +187,7 @@ def markdown(table: Table, rows: Sequence[Row]) -> str:
     lines = [f"**{table.name}. {table.title}.** {says}", ""]
     parts = _parts(rows)
     quartets = any(row.quartets for row in rows)
-    what = "quartets right (tied), %" if quartets else "videos right, %"
+    what = "quartets right (tied), %" if quartets else f"{table.shown} right, %"
     paper = _has_paper(table)
     head = ["variant", *(["paper"] if paper else []), f"{what}, by seed", "mean", "s.d."]
     head += (["videos right, %"] if quartets else []) + parts
@@ -335,7 +336,8 @@ def _draw_variants(figure: Any, table: Table, rows: Sequence[Row]) -> None:
         [n if p is None else f"{n} (paper {p:.1f})" for n, p in zip(names, papers, strict=True)],
     )
     axes.invert_yaxis()
-    axes.axvline(50, color="grey", linewidth=0.8, linestyle=":")
+    if table.images is None:
+        axes.axvline(50, color="grey", linewidth=0.8, linestyle=":")
     axes.set_xlabel("right, %: a dot for each seed, a line for their mean")
     axes.set_title(f"{table.name}: {table.title}", fontsize=10)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nonlocal_nn.experiments.cells import Cell
-from nonlocal_nn.experiments.grid import Failure, in_one_line
+from nonlocal_nn.experiments.grid import C, Failure, Work, in_one_line
 
 _LOOK_SECONDS = 5.0
 
@@ -29,24 +28,24 @@ class SlurmOptions:
 class _Job:
     """One cell; submitit calls `checkpoint` when the job is about to be cut off, and queues what it gives."""
 
-    def __call__(self, work: Callable[[Cell], None], cell: Cell) -> None:
+    def __call__(self, work: Work[C], cell: C) -> None:
         work(cell)
 
-    def checkpoint(self, work: Callable[[Cell], None], cell: Cell) -> Any:
+    def checkpoint(self, work: Work[C], cell: C) -> Any:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, work, cell)  # a run resumes by itself
 
 
 def fill_on_slurm(
-    cells: Sequence[Cell],
-    work: Callable[[Cell], None],
+    cells: Sequence[C],
+    work: Work[C],
     root: Path,
     options: SlurmOptions,
     *,
     at_once: int,
     cluster: Literal["slurm", "local"] = "slurm",
-) -> list[Failure]:
+) -> list[Failure[C]]:
     """Submit all cells that are not finished, and wait for them; the failures.
 
     Args:

@@ -50,6 +50,21 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Images:
+    """What a table about images trains on.
+
+    Attributes:
+        count: of the training images, the same for every variant and seed.
+        side: rows and columns of pixels; larger images are averaged down.
+        batch: images of a step.
+    """
+
+    count: int
+    side: int = 16
+    batch: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """A table: its variants, what they are asked, and what the paper says of them.
 
@@ -57,25 +72,40 @@ class Table:
         name: as in `nonlocal ablate NAME`.
         title: one line.
         claim: the paper's sentence, or what is asked where the paper is silent.
-        question: the set.
+        question: the set; None where the table is about images.
+        images: of a table about images, which the user names.
         variants: rows, the baseline first.
         comparisons: (variant, other): whether variant minus other has the paper's direction.
-        steps: of training, 32 clips each.
+        steps: of training, 32 clips each, or a batch of images.
     """
 
     name: str
     title: str
     claim: str
-    question: LongRange
+    question: LongRange | None = None
+    images: Images | None = None
     variants: tuple[Variant, ...]
     comparisons: tuple[tuple[str, str], ...]
     steps: int = 500
 
+    def __post_init__(self) -> None:
+        if (self.question is None) == (self.images is None):
+            raise ValueError(f"table {self.name}: either a question on videos or images")
+
     def __getitem__(self, name: str) -> Variant:
         return next(variant for variant in self.variants if variant.name == name)
 
+    @property
+    def shown(self) -> str:
+        """What its networks see: videos or images."""
+        return "videos" if self.images is None else "images"
+
     def question_of(self, variant: Variant) -> LongRange:
-        return variant.question or self.question
+        """Of a table about videos."""
+        question = variant.question or self.question
+        if question is None:
+            raise ValueError(f"table {self.name} is about images")
+        return question
 
     def paper_difference(self, name: str, other: str) -> float | None:
         """In points of top-1 on Kinetics; None where the paper lacks one of the two."""
@@ -113,6 +143,51 @@ _DEEP: dict[str, Any] = {"stage_blocks": (2, 3)}
 
 def _nl(name: str, paper: float | None = None, **options: Any) -> Variant:
     return Variant(name=name, model=_NL, options=options, paper=paper)
+
+
+# Squeeze-and-excitation in a ResNet-14 of widths 16, 32 and 64: 10,000 images, 4 epochs.
+_PLAIN: dict[str, Any] = {
+    "stage_blocks": (1, 2, 1),
+    "stage_strides": (1, 2, 2),
+    "base_width": 16,
+    "stem": "small_image",
+    "crop": 16,
+    "se_reduction": None,
+}
+_EXCITATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("standard", {}),
+    ("pre", {"se_placement": "pre"}),
+    ("post", {"se_placement": "post"}),
+    ("identity", {"se_placement": "identity"}),
+    ("reduction 2", {"se_reduction": 2}),
+    ("reduction 8", {"se_reduction": 8}),
+    ("reduction 16", {"se_reduction": 16}),
+    ("max pooling", {"se_pool": "max"}),
+)
+
+
+def _excited(name: str, options: Mapping[str, Any]) -> Variant:
+    return Variant(name=name, model="seresnet50", options={**_PLAIN, "se_reduction": 4, **options})
+
+
+def _excitation(name: str, title: str, images: int, steps: int) -> Table:
+    names = [name for name, _ in _EXCITATIONS]
+    return Table(
+        name=name,
+        title=title,
+        claim="every place but after the addition does as well as the standard one, the reduction matters "
+        "little, and the average does a little better than the maximum",
+        images=Images(count=images),
+        variants=(
+            Variant(name="none", model="seresnet50", options=_PLAIN),
+            *(_excited(name, options) for name, options in _EXCITATIONS),
+        ),
+        comparisons=(
+            *_against("none", *names),
+            *_against("standard", *names[1:]),
+        ),
+        steps=steps,
+    )
 
 
 def _against(first: str, *others: str) -> tuple[tuple[str, str], ...]:
@@ -322,6 +397,8 @@ _TABLES = (
         ),
         comparisons=_against("one group", "2 groups", "4 groups"),
     ),
+    _excitation("se", "Squeeze-and-excitation: place, reduction, pooling", images=10_000, steps=800),
+    _excitation("se-long", "The same, twice the images and eight times the steps", images=20_000, steps=6400),
 )
 TABLES: dict[str, Table] = {table.name: table for table in _TABLES}
 

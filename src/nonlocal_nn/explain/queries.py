@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nonlocal_nn._names import nearest_names
-from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.capture.affinity import Capture
+from nonlocal_nn.explain.capture.block import BlockAffinity
 from nonlocal_nn.explain.view import QueryLike, View
 
 WAYS = 'a pixel and frame ("FRAME,ROW,COLUMN"), "centre", "strongest" or "grid" ("grid:2x3" for 2 rows of 3)'
@@ -45,21 +46,27 @@ def asked_rows(captured: Capture, view: View) -> list[tuple[BlockAffinity, Query
     Raises ValueError for a block or a query that the capture does not have.
     """
     every = view.block == "all"
-    blocks = list(captured.blocks.values()) if every else [choose_block(captured, view.block)]
+    blocks = list(captured.blocks.values()) if every else choose_blocks(captured, view.block)
     return [(block, query) for block in blocks for query in find_queries(captured, block, view.query)]
 
 
-def choose_block(captured: Capture, name: str | None) -> BlockAffinity:
-    """The block of that name; the last one for None.
+def choose_blocks(captured: Capture, name: str | None) -> list[BlockAffinity]:
+    """The block of that name, or all heads of a layer of that name; the last block or layer for None.
 
     Raises ValueError for a name that does not exist, with the nearest that do.
     """
     if name is None:
-        return list(captured.blocks.values())[-1]
-    if name not in captured.blocks:
+        last = list(captured.blocks.values())[-1]
+        if not last.layer:
+            return [last]
+        name = last.layer
+    if name in captured.blocks:
+        return [captured.blocks[name]]
+    heads = [block for block in captured.blocks.values() if block.layer == name]
+    if not heads:
         near = nearest_names(name, captured.blocks, cutoff=0.5, otherwise=8)
         raise ValueError(f"no non-local block {name!r} was captured; the nearest are {', '.join(near)}")
-    return captured.blocks[name]
+    return heads
 
 
 def parse_query(query: QueryLike) -> str | tuple[float, ...]:

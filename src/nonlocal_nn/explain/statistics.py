@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
-from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.capture.affinity import Capture
+from nonlocal_nn.explain.capture.block import BlockAffinity
 from nonlocal_nn.explain.capture.geometry import GridGeometry
 from nonlocal_nn.explain.draw.overlay import NEGATIVE, POSITIVE, QUIET, style
 

@@ -27,7 +27,8 @@ class View:
     or asks refuses it.
 
     Attributes:
-        block: its name; None: the last one; "all": all of them (a row of the figure for each).
+        block: its name, or that of a layer of self-attention for all its heads; None: the last one; "all":
+            all of them (a row of the figure for each).
         query: (frame, row, column) in frames and pixels of the clip, (row, column) of an image, "centre",
             "strongest" (the position that the block changes most) or "grid" ("grid:2x3").
         frames: how many are shown in a figure, spread evenly, or which ones (numbers in the clip, from 0);

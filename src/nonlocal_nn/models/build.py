@@ -78,7 +78,7 @@ def _stage(
         excitation = None
         if spec.se_reduction is not None:
             excited = entering if spec.se_placement == "pre" else channels_out
-            excitation = SqueezeExcitation(excited, spec.se_reduction)
+            excitation = SqueezeExcitation(excited, spec.se_reduction, pool=spec.se_pool)
             excitation.reset_parameters(draws(f"{name}.{index}.excitation"))
         block = Bottleneck(
             entering,

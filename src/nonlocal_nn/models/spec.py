@@ -107,10 +107,13 @@ STEMS: dict[str, StemSpec] = {
         pool1=PoolSpec((1, 3, 3), (1, 2, 2), (0, 1, 1)),
         pool2=None,
     ),
+    # For images of 16 or 32 pixels, as one frame.
+    "small_image": StemSpec(conv_size=3, conv_stride=(1, 1, 1), inflated_time=1, pool1=None, pool2=None),
 }
 
 Inflation = Literal["3x1x1", "3x3x3"]
 Placement = Literal["standard", "pre", "post", "identity"]
+ExcitationPool = Literal["average", "max"]
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "inflation": (None, *get_args(Inflation)),
@@ -123,6 +126,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "nonlocal_init": block_options.CHOICES["init"],
     "norm": get_args(Norm),
     "se_placement": get_args(Placement),
+    "se_pool": get_args(ExcitationPool),
 }
 
 
@@ -159,6 +163,7 @@ class VideoResNetSpec:
         dropout: before the classifier, in [0, 1).
         se_reduction: a `SqueezeExcitation` of that reduction in every residual block; None: there are none.
         se_placement: where in the block, see `Bottleneck`.
+        se_pool: what it sees of each channel, "average" or "max".
         frames, crop: the clip the network is meant for, frames x crop x crop pixels; other sizes work too.
 
     Raises:
@@ -190,6 +195,7 @@ class VideoResNetSpec:
     crop: int = 224
     se_reduction: int | None = None
     se_placement: Placement = "standard"
+    se_pool: ExcitationPool = "average"
 
     def __post_init__(self) -> None:
         if isinstance(self.pairwise, PairwiseFunction):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.capture.affinity import Capture
+from nonlocal_nn.explain.capture.block import BlockAffinity
 from nonlocal_nn.explain.capture.geometry import GridGeometry
 from nonlocal_nn.explain.draw.captions import weight_text
 from nonlocal_nn.explain.draw.figure import draw, save

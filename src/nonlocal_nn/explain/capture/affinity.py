@@ -17,7 +17,7 @@ positions with all keys is never made.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -29,7 +29,9 @@ from nonlocal_nn._modes import evaluating
 from nonlocal_nn._names import nearest_names
 from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.explain.capture.axis_rules import Axes
+from nonlocal_nn.explain.capture.block import BlockAffinity
 from nonlocal_nn.explain.capture.geometry import Axis, GridGeometry
+from nonlocal_nn.explain.capture.heads import Attending, affinities
 from nonlocal_nn.explain.capture.tracing import AxisTrace
 from nonlocal_nn.pairwise import PairwiseFunction
 
@@ -40,8 +42,8 @@ CLASSES_KEPT = 5
 class Relating(Protocol):
     """A block that weighs positions: all that is asked of one, so that any of its kind can be looked into.
 
-    `NonLocalBlock` and `GlobalContext` are such blocks. The weights of a query are a row of f / C, made from
-    theta at the query and phi at all keys.
+    `NonLocalBlock` and `GlobalContext` are such blocks; layers of heads are `Attending`. The weights of a
+    query are a row of f / C, made from theta at the query and phi at all keys.
     """
 
     span: str
@@ -61,66 +63,13 @@ class Relating(Protocol):
 
 
 @dataclass(frozen=True)
-class BlockAffinity:
-    """What one non-local block looks at in one clip.
-
-    Attributes:
-        name: as in `model.named_modules()`; "name (run 2)" for the second run of a block that runs twice.
-        function: f and C of the block, an entry of the table of pairwise functions.
-        span: "spacetime", "space" or "time": which positions a query sees.
-        temporal_groups: runs of frames that see each other.
-        queries: where the positions of the block's input lie in the clip.
-        keys: where the positions that are looked at lie; fewer where the block subsamples.
-    """
-
-    name: str
-    function: PairwiseFunction
-    span: str
-    temporal_groups: int
-    queries: GridGeometry
-    keys: GridGeometry
-    compute_rows: Callable[[NDArray[np.int64]], NDArray[np.float32]] = field(repr=False)
-    responses: NDArray[np.float32] = field(repr=False)
-
-    @property
-    def pairwise(self) -> str:
-        """The name of the function."""
-        return self.function.name
-
-    @property
-    def sums_to_one(self) -> bool:
-        """Whether rows are a softmax; otherwise weights are unnormalised, and some may be negative."""
-        return self.function.sums_to_one
-
-    def rows(self, positions: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Rows of f/C for these flat positions, (positions, keys): computed for these alone.
-
-        Raises ValueError for a position that is not there.
-        """
-        wanted = np.asarray(positions, dtype=np.int64).reshape(-1)
-        wrong = wanted[(wanted < 0) | (wanted >= self.queries.positions)]
-        if len(wrong):
-            raise ValueError(
-                f"position {wrong[0]} is not one of the {self.queries.positions} of {self.name}: its map is "
-                f"{' x '.join(map(str, self.queries.shape))}"
-            )
-        if not len(wanted):
-            return np.zeros((0, self.keys.positions), np.float32)
-        return self.compute_rows(wanted)
-
-    def response(self) -> NDArray[np.float32]:
-        """How strongly each position responds: the norm over channels of z - x, the block's change of it."""
-        return self.responses
-
-
-@dataclass(frozen=True)
 class Capture:
     """One clip, and what the non-local blocks of a network looked at in it.
 
     Attributes:
         frames: the pictures the network saw, uint8 RGB (frames, height, width, 3).
         frame_seconds: when each of them is shown in the video, where known.
-        blocks: by name, in the order they ran.
+        blocks: by name, in the order they ran; heads of self-attention one by one, "LAYER head 0" and so on.
         classes: the likeliest classes, best first: (name, score from 0 to 1); none where the network has no
             class scores.
         title: such as the video's name.
@@ -179,7 +128,8 @@ def capture(
     if frame_seconds is not None and len(frame_seconds) != len(pictures):
         raise ValueError(f"{len(frame_seconds)} frame_seconds for {len(pictures)} frames")
     output, found = _run(model, clip, chosen, size)
-    if missing := [name for name in chosen if name not in found] if blocks is not None else ():
+    ran = {block.layer or name for name, block in found.items()}
+    if missing := [name for name in chosen if name not in ran] if blocks is not None else ():
         raise ValueError(f"block {missing[0]!r} does not run in the model's forward pass")
     if not found:
         raise ValueError("none of the model's non-local blocks runs in its forward pass")
@@ -222,8 +172,10 @@ def _checked_frames(frames: NDArray[np.uint8], size: tuple[int, int, int]) -> ND
     return np.ascontiguousarray(frames)
 
 
-def _chosen_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, Relating]:
-    known = {name: module for name, module in model.named_modules() if isinstance(module, Relating)}
+def _chosen_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, Relating | Attending]:
+    known = {
+        name: module for name, module in model.named_modules() if isinstance(module, Relating | Attending)
+    }
     if not known:
         raise ValueError(
             "the model has no non-local block to look into; nl.insert_blocks puts blocks into a network, and "
@@ -240,7 +192,7 @@ def _chosen_blocks(model: nn.Module, names: Sequence[str] | None) -> dict[str, R
 
 
 def _run(
-    model: nn.Module, clip: Tensor, chosen: dict[str, Relating], size: tuple[int, int, int]
+    model: nn.Module, clip: Tensor, chosen: dict[str, Relating | Attending], size: tuple[int, int, int]
 ) -> tuple[Any, dict[str, BlockAffinity]]:
     """The model's output, and every run of a chosen block."""
     found: dict[str, BlockAffinity] = {}
@@ -253,7 +205,14 @@ def _run(
         def keep(_: nn.Module, args: tuple[Tensor, ...], z: Tensor) -> None:
             runs[name] = runs.get(name, 0) + 1
             label = name if runs[name] == 1 else f"{name} (run {runs[name]})"
-            found[label] = _affinity(label, chosen[name], args[0], z, trace.axes_of(args[0]), size)
+            block, x = chosen[name], args[0]
+            grid = _grid(x, trace.axes_of(x), size)
+            if isinstance(block, Attending):
+                if len(x) > 1:
+                    raise ValueError(f"{name} runs on a batch of {len(x)} for one clip")
+                found.update({head.name: head for head in affinities(label, block, x, z, grid)})
+            else:
+                found[label] = _affinity(label, block, x, z, grid)
 
         return keep
 
@@ -268,11 +227,8 @@ def _run(
     return output, found
 
 
-def _affinity(
-    name: str, block: Relating, x: Tensor, z: Tensor, axes: Axes | None, size: tuple[int, int, int]
-) -> BlockAffinity:
+def _affinity(name: str, block: Relating, x: Tensor, z: Tensor, queries: GridGeometry) -> BlockAffinity:
     theta, phi = block.embeddings(x)
-    queries = _grid(x, axes, size)
     keys_shape = (1, 1, *phi.shape[2:])[-3:]
     keys = queries.pooled((queries.shape[0], keys_shape[1], keys_shape[2]))
     images = x.shape[0]  # more than one: a network that folds frames into the batch

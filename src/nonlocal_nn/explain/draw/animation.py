@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
-from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.capture.affinity import Capture
+from nonlocal_nn.explain.capture.block import BlockAffinity
 from nonlocal_nn.explain.draw.captions import block_line, short, title_line, weight_note
 from nonlocal_nn.explain.draw.overlay import (
     CENTRE,

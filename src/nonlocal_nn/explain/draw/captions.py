@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.capture.affinity import Capture
+from nonlocal_nn.explain.capture.block import BlockAffinity
 from nonlocal_nn.explain.draw.overlay import Target
 
 _SPANS = {"spacetime": "all of space and time", "space": "its own frame", "time": "its own place"}

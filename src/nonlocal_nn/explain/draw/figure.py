@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
-from nonlocal_nn.explain.capture.affinity import BlockAffinity, Capture
+from nonlocal_nn.explain.capture.affinity import Capture
+from nonlocal_nn.explain.capture.block import BlockAffinity
 from nonlocal_nn.explain.draw.captions import block_line, short, title_line, weight_note, weight_text
 from nonlocal_nn.explain.draw.overlay import (
     NEGATIVE,
@@ -138,9 +139,10 @@ class _Sheet:
             if colours is not None:
                 edge = (left + span + 0.1) / page
                 self._colour_bar(figure.add_axes((edge, place[1], 0.09 / page, place[3])), colours, block)
-            Arrows(axes, self.frames, width * (1 + _GAP / panel)).draw(
-                query, targets if self.view.show != "heat" else []
-            )
+            arrows = Arrows(axes, self.frames, width * (1 + _GAP / panel))
+            if block.head is not None:
+                arrows.draw_head(query, block.head)
+            arrows.draw(query, targets if self.view.show != "heat" else [])
             for at, frame in enumerate(self.frames):
                 x = left + at * (panel + _GAP) + panel / 2
                 words = self._frame_text(frame, panel)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nonlocal_nn.explain.capture.block import HeadShape
 from nonlocal_nn.explain.capture.geometry import GridGeometry
 from nonlocal_nn.explain.queries import Query
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by every kind of colour vision.
 POSITIVE, NEGATIVE, CENTRE = "#E69F00", "#56B4E9", "#D55E00"
 _INK, QUIET = "#1a1a1a", "#5c5c5c"
+_BROAD = 1e4  # pixels: an ellipse beyond every picture
 
 Floats = NDArray[np.floating]
 
@@ -159,6 +161,39 @@ class Arrows:
             self.axes.add_patch(arrow)
         self.axes.plot(*start, "o", ms=7.5, mfc=CENTRE, mec="black", mew=2.6, zorder=6, clip_on=False)
         self.axes.plot(*start, "o", ms=7.5, mfc=CENTRE, mec="white", mew=1.3, zorder=7, clip_on=False)
+
+    def draw_head(self, query: Query, head: HeadShape) -> None:
+        """Where a head looks by itself: an arrow to its centre, an ellipse of one sigma."""
+        from matplotlib.patches import Ellipse, FancyArrowPatch
+
+        start = self._place(query.frame, query.row, query.column)
+        end = (start[0] + head.centre[1], start[1] + head.centre[0])
+        values, vectors = np.linalg.eigh(np.nan_to_num(head.covariance[::-1, ::-1], posinf=_BROAD**2))
+        sizes = 2 * np.sqrt(np.minimum(np.maximum(values, 0), _BROAD**2))
+        angle = float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
+        self.axes.add_patch(
+            Ellipse(
+                end, sizes[1], sizes[0], angle=angle, fill=False, edgecolor=CENTRE, linewidth=1.4, zorder=5
+            )
+        )
+        if np.hypot(end[0] - start[0], end[1] - start[1]) < 0.02 * self.pitch:
+            return
+        self.axes.add_patch(
+            FancyArrowPatch(
+                start,
+                end,
+                arrowstyle="-|>",
+                mutation_scale=9,
+                shrinkA=3.2,
+                shrinkB=0,
+                linewidth=1.4,
+                linestyle="--",
+                color=CENTRE,
+                zorder=5,
+                path_effects=halo(1.4),
+                clip_on=False,
+            )
+        )
 
 
 def draw_heat(

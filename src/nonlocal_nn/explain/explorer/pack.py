@@ -26,7 +26,7 @@ from nonlocal_nn.explain.explorer.encode import (
 )
 
 if TYPE_CHECKING:
-    from nonlocal_nn.explain.capture.affinity import BlockAffinity
+    from nonlocal_nn.explain.capture.block import BlockAffinity
     from nonlocal_nn.explain.capture.geometry import GridGeometry
 
 # From the best to the smallest.
