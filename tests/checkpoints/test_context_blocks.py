@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import nonlocal_nn as nl
+from nonlocal_nn.checkpoints.layouts import LAYOUTS
 
 timm = pytest.importorskip("timm")
 
@@ -123,6 +124,35 @@ def test_mlps_of_transformers_are_none(tmp_path):
     torch.save({"mlp.fc1.weight": torch.ones(2, 8), "mlp.fc2.weight": torch.ones(8, 2)}, tmp_path / "net.pth")
     with pytest.raises(ValueError, match="no non-local block"):
         nl.load_blocks(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "stem"),
+    [
+        ("seresnet50", "image", {"stem": "slow"}),
+        ("seresnet101", "image", {"stem": "slow"}),
+        ("legacy_seresnet50", "senet", {}),
+        ("legacy_seresnet101", "senet", {}),
+    ],
+)
+def test_networks_there_and_back(name, layout, stem, tmp_path: Path):
+    theirs = timm.create_model(name, num_classes=5).eval()
+    torch.save(theirs.state_dict(), tmp_path / "net.pth")
+    ours = nl.load_model(tmp_path / "net.pth", **stem).eval()
+    x = torch.randn(1, 3, 71, 64)  # odd, so that pools which round up differ
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x.unsqueeze(2)), theirs(x), rtol=1e-4, atol=1e-4)
+        for parameter in ours.parameters():
+            parameter.mul_(1.01)
+        back = timm.create_model(name, num_classes=5).eval()
+        shapes = {key: tensor.shape for key, tensor in back.state_dict().items()}
+        state = {
+            there: tensor.reshape(shapes[there])
+            for key, tensor in ours.state_dict().items()
+            if (there := LAYOUTS[layout].to_theirs(key)) is not None
+        }
+        back.load_state_dict(state)  # all of them: strict
+        torch.testing.assert_close(back(x), ours(x.unsqueeze(2)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("biases", [True, False])

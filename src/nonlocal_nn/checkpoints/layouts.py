@@ -37,6 +37,7 @@ class Layout:
         folded_groups: temporal groups of networks whose norms are folded, when no hint says otherwise.
         frames: of the clips its networks are usually tested on.
         image: its kernels have no time axis.
+        stride_at: as in `VideoResNetSpec`.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Layout:
     folded_groups: Mapping[str, int] = field(default_factory=dict)
     frames: int = 32
     image: bool = False
+    stride_at: Literal["1x1", "3x3"] = "3x3"
 
     def to_ours(self, theirs: str) -> str | None:
         """The name here of a tensor there; None if the layout has no such name."""
@@ -222,8 +224,26 @@ IMAGE = Layout(
     image=True,
 )
 
+SENET = Layout(
+    name="senet",
+    owner="an SE-ResNet as its authors published them (timm's legacy_seresnet)",
+    modules=(
+        ("stem.conv", "layer0.conv1"),
+        ("stem.norm", "layer0.bn1"),
+        *_residual("layer{l}.{b}.", ("downsample.0", "downsample.1"), "conv{n}", "bn{n}"),
+        ("res{s}.{b}.excitation.W_1", "layer{l}.{b}.se_module.fc1"),
+        ("res{s}.{b}.excitation.W_2", "layer{l}.{b}.se_module.fc2"),
+        ("head.fc", "last_linear"),
+    ),
+    block=blocks.RESNET3D,
+    stem="caffe_image",
+    image=True,
+    stride_at="1x1",
+    frames=1,
+)
+
 LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (PYSLOWFAST, CAFFE2, MMACTION2, RESNET3D, IMAGE)
+    layout.name: layout for layout in (PYSLOWFAST, CAFFE2, MMACTION2, RESNET3D, IMAGE, SENET)
 }
 """Every layout of whole networks, by name. IMAGE has the names of RESNET3D; its kernels have no time axis."""
 

@@ -109,6 +109,7 @@ def infer_spec(
         "stage_blocks": stage_blocks,
         "stage_strides": (1, 2, 2, 2)[: len(stage_blocks)],
         "frames": layout.frames,
+        "stride_at": layout.stride_at,
     }
     conv1 = named.get("stem.conv.weight")
     width = conv1 if conv1 is not None else named.get("res2.0.conv1.weight")
@@ -346,7 +347,7 @@ def _name(spec: VideoResNetSpec) -> str:
     family = "c2d" if spec.inflation is None else "i3d" if spec.inflation == "3x1x1" else "i3d_3x3x3"
     family = "slow" if spec.stem == "slow" else family
     depth = _DEPTHS.get(spec.stage_blocks, f"r{2 + 3 * sum(spec.stage_blocks)}")
-    name = f"{family}_{depth}"
+    name = f"{family}_{depth}" + ("_se" if spec.se_reduction else "")
     if spec.nonlocal_after:
         name += f"_nl{spec.nonlocal_count}"
     if name in SPECS and spec.nonlocal_after != SPECS[name].nonlocal_after:

@@ -89,6 +89,7 @@ def _stage(
             times,
             excitation,
             spec.se_placement,
+            spec.stride_at,
         )
         for part, module in block.named_modules():
             if isinstance(module, nn.Conv3d):
@@ -120,4 +121,8 @@ def _norm(spec: VideoResNetSpec) -> Callable[[int], nn.Module]:
 
 
 def _pool(spec: PoolSpec | None) -> nn.MaxPool3d | None:
-    return None if spec is None else nn.MaxPool3d(spec.kernel, spec.stride, spec.padding)
+    return (
+        None
+        if spec is None
+        else nn.MaxPool3d(spec.kernel, spec.stride, spec.padding, ceil_mode=spec.round_up)
+    )

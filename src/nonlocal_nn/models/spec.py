@@ -27,11 +27,15 @@ EXPANSION = 4  # a bottleneck's output channels over its inner channels (64-64-2
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """A max pool: kernel, stride and padding, each (time, height, width)."""
+    """A max pool: kernel, stride and padding, each (time, height, width).
+
+    round_up: a window that begins inside counts, though it ends outside (Caffe's rule).
+    """
 
     kernel: Triple
     stride: Triple
     padding: Triple = (0, 0, 0)
+    round_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,14 @@ STEMS: dict[str, StemSpec] = {
         pool1=PoolSpec((1, 3, 3), (1, 2, 2), (0, 1, 1)),
         pool2=None,
     ),
+    # Image networks of the SE authors' Caffe (timm's legacy_seresnet): pool1 unpadded, rounded up.
+    "caffe_image": StemSpec(
+        conv_size=7,
+        conv_stride=(1, 2, 2),
+        inflated_time=1,
+        pool1=PoolSpec((1, 3, 3), (1, 2, 2), round_up=True),
+        pool2=None,
+    ),
     # For images of 16 or 32 pixels, as one frame.
     "small_image": StemSpec(conv_size=3, conv_stride=(1, 1, 1), inflated_time=1, pool1=None, pool2=None),
 }
@@ -114,6 +126,7 @@ STEMS: dict[str, StemSpec] = {
 Inflation = Literal["3x1x1", "3x3x3"]
 Placement = Literal["standard", "pre", "post", "identity"]
 ExcitationPool = Literal["average", "max"]
+StrideAt = Literal["1x1", "3x3"]
 
 _CHOICES: dict[str, tuple[object, ...]] = {
     "inflation": (None, *get_args(Inflation)),
@@ -127,6 +140,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "norm": get_args(Norm),
     "se_placement": get_args(Placement),
     "se_pool": get_args(ExcitationPool),
+    "stride_at": get_args(StrideAt),
 }
 
 
@@ -147,7 +161,8 @@ class VideoResNetSpec:
             res2 (the paper).
         conv1_frames: frames that conv1's kernel spans; None: as the stem says.
         stage_blocks: residual blocks in res2, res3, ...: (3, 4, 6, 3) is ResNet-50; one to four stages.
-        stage_strides: spatial stride of each stage, on its first block's 3x3.
+        stage_strides: spatial stride of each stage, in its first block.
+        stride_at: on which of that block's convolutions: its 3x3, or, as the first ResNets had it, its "1x1".
         base_width: channels of conv1 and of res2's inner convolutions (64 in the paper); stages double them.
         num_classes: logits.
         stem: a row of `STEMS`.
@@ -196,6 +211,7 @@ class VideoResNetSpec:
     se_reduction: int | None = None
     se_placement: Placement = "standard"
     se_pool: ExcitationPool = "average"
+    stride_at: StrideAt = "3x3"
 
     def __post_init__(self) -> None:
         if isinstance(self.pairwise, PairwiseFunction):

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from nonlocal_nn._typing import Float
 from nonlocal_nn.blocks.options import check_choice
 from nonlocal_nn.blocks.squeeze_excitation import SqueezeExcitation
-from nonlocal_nn.models.spec import Placement, VideoResNetSpec
+from nonlocal_nn.models.spec import Placement, StrideAt, VideoResNetSpec
 
 if TYPE_CHECKING:
     from nonlocal_nn.checkpoints.report import LoadReport
@@ -61,13 +61,14 @@ class Bottleneck(nn.Module):
     Args:
         channels_in, inner, channels_out: 64-64-256 is (64, 64, 256).
         norm: builds a normalisation from a channel count.
-        stride: in height and width, on the middle 3x3 (and the shortcut).
+        stride: in height and width (and on the shortcut).
         times: frames the first 1x1 and the middle 3x3 kernels span: (1, 1) for C2D, (3, 1) for I3D 3x1x1,
             (1, 3) for I3D 3x3x3.
         excitation: a `SqueezeExcitation`, of channels_out, or of channels_in where it comes first.
         placement: where it stands (Hu et al. 2018, section 6): "standard", on what the convolutions give,
             before the addition; "pre", before the convolutions; "post", after the addition and its ReLU;
             "identity", on the shortcut.
+        stride_at: which convolution has the stride: the middle "3x3", or the first "1x1".
     """
 
     def __init__(
@@ -80,14 +81,24 @@ class Bottleneck(nn.Module):
         times: tuple[int, int] = (1, 1),
         excitation: SqueezeExcitation | None = None,
         placement: Placement = "standard",
+        stride_at: StrideAt = "3x3",
     ) -> None:
         super().__init__()
         check_choice("placement", placement, get_args(Placement))
+        check_choice("stride_at", stride_at, get_args(StrideAt))
         first, middle = times
-        self.conv1 = nn.Conv3d(channels_in, inner, (first, 1, 1), padding=(first // 2, 0, 0), bias=False)
+        early, late = (stride, 1) if stride_at == "1x1" else (1, stride)
+        self.conv1 = nn.Conv3d(
+            channels_in,
+            inner,
+            (first, 1, 1),
+            stride=(1, early, early),
+            padding=(first // 2, 0, 0),
+            bias=False,
+        )
         self.norm1 = norm(inner)
         self.conv2 = nn.Conv3d(
-            inner, inner, (middle, 3, 3), stride=(1, stride, stride), padding=(middle // 2, 1, 1), bias=False
+            inner, inner, (middle, 3, 3), stride=(1, late, late), padding=(middle // 2, 1, 1), bias=False
         )
         self.norm2 = norm(inner)
         self.conv3 = nn.Conv3d(inner, channels_out, 1, bias=False)
