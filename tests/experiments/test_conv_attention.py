@@ -14,7 +14,9 @@ from PIL import Image
 from nonlocal_nn.cli import main
 from nonlocal_nn.data.class_images import read_class_images
 from nonlocal_nn.experiments.cifar import train_short
+from nonlocal_nn.experiments.cifar_paper import train_paper
 from nonlocal_nn.experiments.cifar_result import CifarRun
+from nonlocal_nn.experiments.image_attention import PAPER, ImageAttention, Shape, flops_of
 from nonlocal_nn.experiments.imitation import imitate
 
 
@@ -135,3 +137,43 @@ def test_heads_on_pixels_are_counted() -> None:
     run = CifarRun(0, 1, 50.0, 1.0, [[[(1.1, -0.9), (0.5, 0.0), (2.0, 2.0)]]] * 2, [[[3.0, 2.5, 1.0]]] * 2)
     assert run.sharp(0) == (2, 1)
     assert run.near(0) == 2
+
+
+def test_the_papers_settings_resume_to_the_same_figures(tmp_path: Path, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (20, 8, 8, 3)).astype(np.uint8), np.arange(20) % 2
+    shape = Shape(side=8, layers=1, heads=2, width=8, inner=8, classes=2)
+
+    def run(name: str) -> CifarRun:
+        return train_paper((images, labels), (images, labels), 1, 3, tmp_path / name, shape=shape, batch=10)
+
+    whole = run("whole.pt")
+    assert len(whole.centres) == 4
+    with pytest.raises(KeyboardInterrupt):
+        train_paper(
+            (images, labels),
+            (images, labels),
+            1,
+            3,
+            tmp_path / "cut.pt",
+            shape=shape,
+            batch=10,
+            progress=_stop_at(3),
+        )
+    assert torch.load(tmp_path / "cut.pt")["epoch"] == 1
+    again = run("cut.pt")
+    assert (again.accuracy, again.centres, again.spreads) == (whole.accuracy, whole.centres, whole.spreads)
+
+
+def _stop_at(last: int):
+    def progress(step: int, steps: int) -> None:
+        if step == last:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_the_papers_network_and_its_cost() -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in ImageAttention(PAPER).parameters()) == 12_086_844
+    assert flops_of(PAPER).linear / 1e9 == pytest.approx(6.2, abs=0.05)

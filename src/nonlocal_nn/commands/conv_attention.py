@@ -21,6 +21,8 @@ class ConvAttentionConfig:
     and is tested on --test; do its heads find the pixels? Four minutes a seed on 20,000 images. Writes
     OUT/cifar.csv, .png, and a film of one seed, .webp.
 
+    cifar --paper: the paper's network and settings instead (300 epochs; for a GPU, on which it takes hours).
+
     A seed that is done is found again, so the same command goes on after Ctrl-C.
     """
 
@@ -36,8 +38,10 @@ class ConvAttentionConfig:
     """cifar: images to train on, squares of a multiple of 16 pixels: a folder or a zip file."""
     test: str | None = None
     """cifar: images to test on."""
-    epochs: int = 8
-    """cifar: passes over the images."""
+    paper: bool = False
+    """cifar: the paper's network of 12 million parameters, on images of 32 x 32, trained as in its code."""
+    epochs: int | None = None
+    """cifar: passes over the images; none: 8, or 300 with --paper."""
     out: str = "runs/conv-attention"
     """Folder."""
     jobs: int | None = None
@@ -74,6 +78,8 @@ def _check(config: ConvAttentionConfig) -> None:
         raise ValueError(f"seeds = {seeds}: at least one, none twice")
     if config.what == "imitate" and (config.train or config.test):
         raise ValueError("--train and --test belong to cifar; imitate makes its own noise")
+    if config.what == "imitate" and config.paper:
+        raise ValueError("--paper belongs to cifar")
     if config.what == "cifar":
         if config.train is None or config.test is None:
             raise ValueError(
@@ -118,16 +124,20 @@ def _cifar(config: ConvAttentionConfig, console: Any) -> int:
     seeds = config.seeds or tuple(range(5))
     places = [str(Path(place).resolve()) for place in (config.train, config.test)]
     data = hashlib.sha256("\n".join(places).encode()).hexdigest()[:8]
-    folder = Path(config.out) / "cifar" / f"v{VERSION}-{config.epochs}-{data}"
-    options = (config.train, config.test, config.epochs)
-    results, code = _filled(
-        [_SeedCell(seed, folder / f"seed{seed}", _cifar_once, options) for seed in seeds], config
-    )
+    name = "cifar-paper" if config.paper else "cifar"
+    epochs = config.epochs or (300 if config.paper else 8)
+    folder = Path(config.out) / name / f"v{VERSION}-{epochs}-{data}"
+    options: tuple[Any, ...] = (config.train, config.test, epochs)
+    if config.paper:
+        _say_flops(console)
+        options = (*options, str(folder))
+    run = _paper_once if config.paper else _cifar_once
+    results, code = _filled([_SeedCell(seed, folder / f"seed{seed}", run, options) for seed in seeds], config)
     if not results:
         return code
     found = [CifarRun(**result) for result in results]
     print_table(found, console)
-    target = Path(config.out) / "cifar"
+    target = Path(config.out) / name
     write_csv(target.with_suffix(".csv"), found)
     draw(target.with_suffix(".png"), found)
     film(target.with_suffix(".webp"), found[0])
@@ -141,15 +151,39 @@ def _imitate_once(seed: int, steps: int, resets: bool) -> dict[str, Any]:
     return imitate(seed, steps, resets=resets).to_dict()
 
 
+def _say_flops(console: Any) -> None:
+    from nonlocal_nn.experiments.image_attention import PAPER, flops_of
+
+    count = flops_of(PAPER)
+    console.print(
+        f"GFLOP an image, twice the multiplications: {count.linear / 1e9:.1f} in linear layers (as the "
+        f"paper counts), {count.separable / 1e9:.1f} with the sums over positions, "
+        f"{count.dense / 1e9:.1f} if those were over all pairs"
+    )
+
+
 def _cifar_once(seed: int, train: str, test: str, epochs: int) -> dict[str, Any]:
-    from nonlocal_nn.data.class_images import read_class_images
     from nonlocal_nn.experiments.cifar import train_short
+
+    return train_short(*_images_of(train, test), seed, epochs).to_dict()
+
+
+def _paper_once(seed: int, train: str, test: str, epochs: int, folder: str) -> dict[str, Any]:
+    from nonlocal_nn.experiments.cifar_paper import train_paper
+
+    state = Path(folder) / f"seed{seed}" / "state.pt"
+    return train_paper(*_images_of(train, test), seed, epochs, state).to_dict()
+
+
+def _images_of(train: str, test: str) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Images and labels to train and to test on."""
+    from nonlocal_nn.data.class_images import read_class_images
 
     images, labels, classes = read_class_images(train)
     others, wanted, named = read_class_images(test)
     if classes != named:
         raise ValueError(f"{test} has the classes {', '.join(named)}, {train} {', '.join(classes)}")
-    return train_short((images, labels), (others, wanted), seed, epochs).to_dict()
+    return (images, labels), (others, wanted)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nonlocal_nn.experiments.cifar_result import CifarRun
-from nonlocal_nn.experiments.image_attention import SHORT, ImageAttention
+from nonlocal_nn.experiments.image_attention import SHORT, ImageAttention, heads_of
 from nonlocal_nn.experiments.image_training import Images, accuracy, pixels
 
 _BATCH = 50
@@ -50,7 +50,7 @@ def train_short(
     )
     steps = len(x) // _BATCH
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * steps)
-    centres, spreads = [_centres(model)], [_spreads(model)]
+    heads = [heads_of(model)]
     started = time.perf_counter()
     for epoch in range(epochs):
         order = torch.randperm(len(x))
@@ -63,20 +63,7 @@ def train_short(
             schedule.step()
             if progress is not None:
                 progress(epoch * steps + step + 1, epochs * steps)
-        centres.append(_centres(model))
-        spreads.append(_spreads(model))
+        heads.append(heads_of(model))
     seconds = time.perf_counter() - started
     right = accuracy(model.eval(), pixels(test[0], shape.side), torch.from_numpy(test[1]))
-    return CifarRun(seed, epochs, right, seconds, centres, spreads)
-
-
-def _centres(model: ImageAttention) -> list[list[tuple[float, float]]]:
-    return [
-        [(float(row), float(column)) for row, column in layer.centres.detach()]
-        for layer in model.attentions()
-        if layer.centres is not None
-    ]
-
-
-def _spreads(model: ImageAttention) -> list[list[float]]:
-    return [layer.spreads.abs().tolist() for layer in model.attentions() if layer.spreads is not None]
+    return CifarRun(seed, epochs, right, seconds, [one[0] for one in heads], [one[1] for one in heads])

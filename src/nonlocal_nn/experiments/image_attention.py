@@ -92,3 +92,47 @@ class ImageAttention(nn.Module):
     def attentions(self) -> list[SelfAttention2d]:
         """Of every layer."""
         return [layer.attention for layer in self.layers if isinstance(layer, AttentionLayer)]
+
+
+Heads = tuple[list[list[tuple[float, float]]], list[list[float]]]
+
+
+def heads_of(model: ImageAttention) -> Heads:
+    """By layer, the (row, column) of every head's centre, and their spreads."""
+    centres = [
+        [(float(row), float(column)) for row, column in layer.centres.detach()]
+        for layer in model.attentions()
+        if layer.centres is not None
+    ]
+    return centres, [
+        layer.spreads.abs().tolist() for layer in model.attentions() if layer.spreads is not None
+    ]
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Of one image, twice the multiplications.
+
+    Attributes:
+        linear: of the linear layers alone, which is what the paper counts.
+        separable: with the sums over positions as they are computed here, rows and then columns.
+        dense: with sums over all pairs of positions.
+    """
+
+    linear: int
+    separable: int
+    dense: int
+
+
+def flops_of(shape: Shape) -> Flops:
+    """What the network costs, stem and classifier left out.
+
+    >>> [round(count / 1e9, 1) for count in (lambda f: (f.linear, f.separable, f.dense))(flops_of(PAPER))]
+    [6.2, 6.5, 9.0]
+    """
+    across = shape.side // shape.patch
+    positions = across**2
+    layer = (shape.heads + 1) * shape.width**2 + 2 * shape.width * shape.inner
+    sums = shape.layers * shape.heads * positions * shape.width  # for each row, or column, or position
+    linear = shape.layers * positions * layer
+    return Flops(2 * linear, 2 * (linear + sums * 2 * across), 2 * (linear + sums * positions))
