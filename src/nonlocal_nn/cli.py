@@ -44,6 +44,8 @@ class Command:
     example: str
     positional: str | None = None
     """The field of the options that is given without a name."""
+    recipes: bool = False
+    """Whether it takes --recipe NAME and --gpus N."""
 
 
 COMMANDS = {
@@ -65,6 +67,14 @@ COMMANDS = {
         options="nonlocal_nn.training.config:TrainConfig",
         body="nonlocal_nn.commands.train:train_command",
         example="nonlocal train --data.train videos/train --model.name c2d_tiny_nl2 --out runs/first",
+        recipes=True,
+    ),
+    "recipes": Command(
+        summary="list the settings of known training runs, the paper's and the released ones",
+        options="nonlocal_nn.commands.recipes:RecipesConfig",
+        body="nonlocal_nn.commands.recipes:recipes_command",
+        example="nonlocal recipes i3d_r50_nl5_32x2",
+        positional="name",
     ),
     "test": Command(
         summary="test a trained network on labelled videos, many views of each",
@@ -190,14 +200,18 @@ def _run(words: list[str], hidden: Hidden) -> int:
     types = _option_types(options_type)
     parser = _parser(name, command, options_type)
     canonical = _canonical(rest, types, command.positional, hidden)
+    first: list[str] = []
+    if command.recipes:
+        first, canonical = _recipe_read(canonical, types, hidden)
     try:
-        parsed = parser.parse_args(_configs_read(canonical, types, hidden))
+        parsed = parser.parse_args([*first, *_configs_read(canonical, types, hidden)])
     except SystemExit as done:  # --help and --print_config end so
         return int(done.code or 0)
     except ArgumentError as error:
         raise ValueError(_explained(error, name, types)) from error
     values = _shown(parser.instantiate(parsed).as_dict(), hidden)
-    values.pop("config", None)
+    for name in ("config", "recipe", "gpus"):
+        values.pop(name, None)
     body: Callable[[Any], int] = _load(command.body)
     with warnings.catch_warnings():
         warnings.showwarning = _say_warning
@@ -236,6 +250,30 @@ def _configs_read(words: Sequence[str], types: dict[str, Any], hidden: Hidden) -
     return result
 
 
+def _recipe_read(words: Sequence[str], types: dict[str, Any], hidden: Hidden) -> tuple[list[str], list[str]]:
+    """The options of --recipe NAME, for the number of GPUs that --gpus says, and the words without those two.
+
+    They come first, so that a file and every option win over them.
+    """
+    said = {name: value for name, _, value in (word.partition("=") for word in words)}
+    rest = [word for word in words if word.partition("=")[0] not in ("--recipe", "--gpus")]
+    name, gpus = said.get("--recipe"), said.get("--gpus")
+    if name is None:
+        if gpus is not None:
+            raise ValueError("--gpus scales a recipe: give --recipe NAME, or say --devices for other runs")
+        return [], rest
+    from nonlocal_nn.training.recipes import for_gpus, get_recipe
+
+    found = get_recipe(hidden.show(name))
+    options = found.options
+    if gpus is not None:
+        if not gpus.isdecimal():
+            raise ValueError(f"--gpus {gpus}: a whole number of GPUs")
+        options, line = for_gpus(found, int(gpus))
+        _say(line)
+    return [f"--config={as_words(options, types, hidden)}"], rest
+
+
 def _parser(name: str, command: Command, options_type: type) -> ArgumentParser:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -256,6 +294,11 @@ def _parser(name: str, command: Command, options_type: type) -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these options.")
+    if command.recipes:
+        recipe = "Settings of a known run, over which all other options win; `nonlocal recipes` lists them."
+        gpus = "With --recipe: so many GPUs. Clips of a GPU stay; rate and length follow, and are said."
+        parser.add_argument("--recipe", help=recipe)
+        parser.add_argument("--gpus", type=int, help=gpus)
     parser.add_class_arguments(options_type, as_group=False)
     return parser
 

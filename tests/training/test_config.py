@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import nonlocal_nn as nl
 import nonlocal_nn.training
 from nonlocal_nn.training import config as config_module
 from nonlocal_nn.training.config import (
@@ -20,8 +19,6 @@ from nonlocal_nn.training.config import (
     config_to_dict,
     differences,
 )
-from nonlocal_nn.training.recipes import RECIPES, recipe
-from nonlocal_nn.training.schedule import make_plan
 
 
 def _sections() -> list[type]:
@@ -67,18 +64,3 @@ def test_config_module_needs_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_recipes_are_configs_that_hold_together() -> None:
-    lengths = {
-        "kinetics": (246_000, 400_000),
-        "kinetics_128": (246_000, 400_000),
-        "charades": (8_000, 200_000),
-    }
-    for name in RECIPES:
-        config = recipe(name, train="videos", out="run")
-        videos, steps = lengths.get(name, (2_000, 2_500))
-        assert make_plan(config.schedule, videos, config.optim.batch_size).total_steps == steps
-        assert nl.list_models(config.model.name)
-    with pytest.raises(ValueError, match="no recipe is called 'kinetic'; there is kinetics"):
-        recipe("kinetic", train="videos", out="run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from nonlocal_nn.checkpoints.layouts import WrittenLayout
 
@@ -30,6 +31,9 @@ class ConvertConfig:
     """Groups of frames that blocks see apart, by stage: '{"res3": 4}'."""
     inflation: str | None = None
     """For an image ResNet: 3x1x1 or 3x3x3; left out, no convolution spans time (C2D)."""
+    fold_norms: bool = False
+    """Make every batch norm the fixed factor and term that it is in evaluation, as the authors did before
+    they trained longer clips; the outputs stay the same but for rounding."""
 
 
 def convert_command(config: ConvertConfig) -> int:
@@ -57,6 +61,8 @@ def convert_command(config: ConvertConfig) -> int:
         temporal_groups=config.temporal_groups,
         inflation=config.inflation,
     )
+    if config.fold_norms:
+        model = _folded(model, source)
     hints = export_model(model, target, config.to)
     report = getattr(model, "load_report", None)
     if report is not None:
@@ -68,3 +74,11 @@ def convert_command(config: ConvertConfig) -> int:
         given = "".join(f", {name}={value!r}" for name, value in hints.items())
         print(f"load it with nonlocal_nn.load_model({target!r}{given})")
     return 0
+
+
+def _folded(model: Any, source: str) -> Any:
+    from nonlocal_nn.models.fold import fold_norms
+
+    if getattr(model, "spec", None) is None:
+        raise ValueError(f"--fold_norms: {source} is no network of ours, but a block")
+    return fold_norms(model)
