@@ -11,6 +11,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nonlocal_nn._files import open_text, write_whole
 from nonlocal_nn.commands.trained import Trained, load_trained, scoring_of, views_of
 from nonlocal_nn.data.errors import Problem
@@ -23,6 +26,7 @@ from nonlocal_nn.evaluation.breakdown import (
     choose_by_quartet,
     quartets_to_json,
 )
+from nonlocal_nn.evaluation.charades import charades_map, write_submission
 from nonlocal_nn.evaluation.config import TestConfig
 from nonlocal_nn.evaluation.result import EvaluationResult, write_predictions
 from nonlocal_nn.evaluation.views import NothingTestedError, evaluate
@@ -57,7 +61,10 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
     columns = [name.strip() for name in (config.break_down_by or "").split(",") if name.strip()]
     manifest = _manifest(config, trained, columns)
     dataset = views_of(manifest, config, trained)
-    scoring = scoring_of(config, trained)
+    pool = config.pool or ("max" if manifest.kind == "charades_csv" else "mean")
+    if pool == "max" and not trained.multi_label:
+        sys.stderr.write("a video's score is the largest of its views' (--pool max), for one label a video\n")
+    scoring = replace(scoring_of(config, trained), pool=pool)
     out = trained.file.parent / "test" if config.out is None else Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -85,7 +92,9 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
         "short_side": dataset.transform.short_side,
         "crop": dataset.transform.crop,
         "precision": config.precision,
+        "pool": pool,
         **result.to_json(),
+        **(_average_precisions(config, manifest, result) if trained.multi_label else {}),
         "skipped": len(skipped),
         "classes_left_out": [trained.classes[index] for index in result.classes_left_out],
         **({} if groups is None else _quartets(choose_by_quartet(result, groups))),
@@ -93,11 +102,48 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
         "test_seconds": round(seconds, 2),
     }
     _write_files(out, config, manifest, trained, result, skipped)
+    if config.submission is not None:
+        paths = [manifest.records[index].path for index in result.indices]
+        write_submission(config.submission, paths, result.scores)
     text = json.dumps(results, indent=2) + "\n"
     write_whole(
         out / "results.json", lambda partial: partial.write_text(text)
     )  # last: a folder with it is whole
     return out, results
+
+
+def _average_precisions(config: TestConfig, manifest: Manifest, result: EvaluationResult) -> dict[str, Any]:
+    """Both counts; `map` is the one that was asked for.
+
+    For the official one the videos that could not be read, and those that are not there, are rows of -inf.
+    """
+    classes = result.scores.shape[1]
+    places = {index: row for row, index in enumerate(result.indices)}
+    rows, labels = [], []
+    missing = list(manifest.missing)
+
+    def add(scores: NDArray[np.float64], those: tuple[int, ...]) -> None:
+        rows.append(scores)
+        labels.append(those)
+
+    none = np.full(classes, -np.inf)
+    for index, record in enumerate((*manifest.records, None)):
+        while missing and missing[0][0] <= index:
+            add(none, missing.pop(0)[1].labels)
+        if record is not None:
+            add(result.scores[places[index]] if index in places else none, record.labels)
+    targets = np.zeros((len(rows), classes), dtype=bool)
+    for row, those in enumerate(labels):
+        targets[row, list(those)] = True
+    official = charades_map(np.stack(rows), targets)
+    kind = config.map or ("official" if manifest.kind == "charades_csv" else "labelled")
+    return {
+        "map": official.percent if kind == "official" else result.map,
+        "map_kind": kind,
+        "map_official": official.percent,
+        "map_official_weighted": official.weighted,
+        "map_labelled": result.map,
+    }
 
 
 def _quartets(found: ForcedChoice | None) -> dict[str, Any]:
@@ -181,12 +227,12 @@ def _print_table(results: dict[str, Any]) -> None:
     table.add_column("measure")
     table.add_column("percent", justify="right")
     for name, text in (
-        ("video_top1", "video top-1 (mean over views)"),
+        ("video_top1", f"video top-1 ({results['pool']} over views)"),
         ("video_top5", "video top-5"),
         ("clip_top1", "clip top-1 (each view by itself)"),
         ("clip_top5", "clip top-5"),
         ("mean_class", "mean over classes of video top-1"),
-        ("map", "mean average precision"),
+        ("map", f"mean average precision, {results.get('map_kind')}"),
     ):
         if results[name] is not None:
             table.add_row(text, f"{results[name]:.2f}")

@@ -427,21 +427,53 @@ def _read_charades(source: Source) -> Manifest:
     known = source.classes if source.classes is not None else CHARADES_CLASSES
     videos = _VideoIndex(source.root)
     records: list[VideoRecord] = []
+    missing: list[tuple[int, VideoRecord]] = []
+    too_long: list[tuple[float, str]] = []
 
     def use(number: int, row: Row) -> None:
         del number
-        labels: set[int] = set()
-        for action in filter(None, (part.strip() for part in row["actions"].split(";"))):
-            match = re.fullmatch(r"c(\d{3})\s+\d+(?:\.\d+)?\s+\d+(?:\.\d+)?", action)
-            if match is None:
-                raise _Unusable(f"action {action!r} is not of the form `c092 11.90 21.20`")
-            if int(match[1]) >= len(known):
-                raise _Unusable(f"label {int(match[1])} is outside 0 .. {len(known) - 1}")
-            labels.add(int(match[1]))
-        records.append(VideoRecord(videos.find((row["id"],))[0], tuple(sorted(labels))))
+        actions = tuple(_actions(row["actions"], len(known)))
+        labels = tuple(sorted({label for label, _, _ in actions}))
+        length = _seconds(row, "length")
+        if length is not None:
+            too_long.extend((end - length, row["id"]) for _, _, end in actions if end > length)
+        try:
+            path = videos.find((row["id"],))[0]
+        except _Unusable:
+            missing.append((len(records), VideoRecord(row["id"], labels)))
+            raise
+        records.append(VideoRecord(path, labels, actions=actions))
 
     problems = _read_table(source, {"id": ("id",), "actions": ("actions",)}, use)
-    return Manifest(tuple(records), known, True, (*problems, *videos.problems))
+    notes: tuple[str, ...] = ()
+    if too_long:
+        most, of = max(too_long)
+        notes = (
+            f"{source.path}: {len(too_long)} actions end after their video does, by up to {most:.2f} s "
+            f"({of}); they count to its end",
+        )
+    return Manifest(
+        tuple(records),
+        known,
+        True,
+        (*problems, *videos.problems),
+        notes,
+        missing=tuple(missing),
+    )
+
+
+def _actions(cell: str, classes: int) -> Iterator[tuple[int, float, float]]:
+    """(class, start, end) of each; a class that stands there twice has two stretches."""
+    for action in filter(None, (part.strip() for part in cell.split(";"))):
+        match = re.fullmatch(r"c(\d{3})\s+(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)", action)
+        if match is None:
+            raise _Unusable(f"action {action!r} is not of the form `c092 11.90 21.20`")
+        label, start, end = int(match[1]), float(match[2]), float(match[3])
+        if label >= classes:
+            raise _Unusable(f"label {label} is outside 0 .. {classes - 1}")
+        if end < start:
+            raise _Unusable(f"action {action!r} ends before it starts")
+        yield label, start, end
 
 
 READERS: dict[ManifestKind, Callable[[Source], Manifest]] = {

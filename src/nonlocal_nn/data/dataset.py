@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from nonlocal_nn.data.decode import VideoReader
 from nonlocal_nn.data.errors import Problem, UnavailableError, VideoError
-from nonlocal_nn.data.records import Manifest, VideoRecord
+from nonlocal_nn.data.records import ClipLabels, Manifest, VideoRecord
 from nonlocal_nn.data.sampling import CropBox, clip_indices, random_start, sample_generator, uniform_starts
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
 
@@ -148,6 +148,8 @@ class ClipDataset(Dataset[Sample]):
         transform: from decoded frames to the network's size.
         seed: with (epoch, index), decides everything random.
         max_attempts: videos to try for one sample before giving up.
+        labels: of a sample, where they belong to stretches of a video: those within the "clip", or all of the
+            "video".
         decode_threads: threads of the decoder.
 
     Raises:
@@ -163,6 +165,7 @@ class ClipDataset(Dataset[Sample]):
         transform: TrainTransform,
         seed: int,
         max_attempts: int = 10,
+        labels: ClipLabels = "clip",
         decode_threads: int = 1,
     ) -> None:
         if not len(manifest):
@@ -183,6 +186,7 @@ class ClipDataset(Dataset[Sample]):
         self.transform = transform
         self.seed = seed
         self.max_attempts = max_attempts
+        self.labels = labels
         self.decode_threads = decode_threads
         # Remembered by each worker, so that a broken file is opened once and not in every epoch.
         self._broken: dict[int, Problem] = {}
@@ -209,24 +213,35 @@ class ClipDataset(Dataset[Sample]):
             problem = self._broken.get(candidate)
             if problem is None:
                 try:
-                    video = self._random_clip(self.manifest.records[candidate], generator)
+                    video, seconds = self._random_clip(self.manifest.records[candidate], generator)
                 except VideoError as error:
                     problem = error.problem
                     if not isinstance(error, UnavailableError):
                         self._broken[candidate] = problem
                 else:
-                    labels = _label_tensor(self.manifest, candidate)
+                    labels = self._labels_of(candidate, seconds)
                     return Sample(video, labels, candidate, tuple(skipped))
             if problem not in skipped:
                 skipped.append(problem)
         raise VideoError(skipped[0].path, f"{skipped[0].reason} (and no other could take its place)")
 
-    def _random_clip(self, record: VideoRecord, generator: np.random.Generator) -> Tensor:
+    def _labels_of(self, index: int, seconds: tuple[float, float]) -> Tensor:
+        record = self.manifest.records[index]
+        if self.labels == "video" or not record.actions:
+            return _label_tensor(self.manifest, index)
+        return _hot(record.labels_between(*seconds), self.manifest.num_classes)
+
+    def _random_clip(
+        self, record: VideoRecord, generator: np.random.Generator
+    ) -> tuple[Tensor, tuple[float, float]]:
+        """A clip, and the seconds of the file from its first frame to its last."""
         with VideoReader(record.path, threads=self.decode_threads) as reader:
             first, count = _frame_span(reader, record)
             start = random_start(count, self.clip_frames, self.frame_stride, generator)
-            clip = reader.read(first + clip_indices(start, self.clip_frames, self.frame_stride, count))
-        return self.transform(clip, generator)
+            frames = first + clip_indices(start, self.clip_frames, self.frame_stride, count)
+            clip = reader.read(frames)
+            times = reader.frame_seconds[[frames.min(), frames.max()]] - reader.frame_seconds[0]
+        return self.transform(clip, generator), (float(times[0]), float(times[1]))
 
 
 class ViewDataset(Dataset["ViewSample | Skipped"]):
@@ -305,10 +320,14 @@ def _frame_span(reader: VideoReader, record: VideoRecord) -> tuple[int, int]:
 def _label_tensor(manifest: Manifest, index: int) -> Tensor:
     labels = manifest.records[index].labels
     if manifest.multi_label:
-        hot = torch.zeros(len(manifest.classes))
-        hot[list(labels)] = 1.0
-        return hot
+        return _hot(labels, manifest.num_classes)
     return torch.tensor(labels[0] if len(labels) == 1 else labels, dtype=torch.int64)
+
+
+def _hot(labels: Sequence[int], classes: int) -> Tensor:
+    hot = torch.zeros(classes)
+    hot[list(labels)] = 1.0
+    return hot
 
 
 def collate_samples(samples: Sequence[Sample]) -> ClipBatch:

@@ -121,7 +121,7 @@ def read_manifest(
     if not manifest.records and not allow_empty:
         reasons = "; ".join(str(problem) for problem in manifest.problems[:3]) or "it is empty"
         raise ValueError(f"no usable video in {path} (read as {kind!r}): {reasons}")
-    return manifest
+    return replace(manifest, kind=kind)
 
 
 def _read_folders(root: Path, classes: tuple[str, ...] | None) -> Manifest:

@@ -41,6 +41,7 @@ _SYSTEM_FOLDERS = frozenset(
     }
 )
 
+ClipLabels = Literal["clip", "video"]  # of a training clip, where labels belong to stretches of a video
 ManifestKind = Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"]
 
 
@@ -56,6 +57,7 @@ class VideoRecord:
             cut already, a file that lasts no longer than its segment is used whole.
         group: what videos that are drawn or judged together have in common; None where nobody asked.
         part: what it has in the columns that figures are broken down by; empty where nobody asked.
+        actions: (class, start, end) in seconds of the file, where labels belong to stretches of it.
     """
 
     path: str
@@ -65,6 +67,16 @@ class VideoRecord:
     exact_seconds: bool = False
     group: str | None = None
     part: tuple[str, ...] = ()
+    actions: tuple[tuple[int, float, float], ...] = ()
+
+    def labels_between(self, start_seconds: float, end_seconds: float) -> tuple[int, ...]:
+        """The labels of what happens within these seconds of the file.
+
+        >>> VideoRecord("a.mp4", (0, 3), actions=((0, 1.0, 2.0), (3, 4.0, 9.0))).labels_between(2.0, 3.5)
+        (0,)
+        """
+        there = {label for label, start, end in self.actions if start <= end_seconds and end >= start_seconds}
+        return tuple(sorted(there))
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,8 @@ class Manifest:
         notes: how the source was read, in a line each, where that is not plain.
         strangers: labels that are no class in any row, each in one line.
         first_label: the number of the first class where labels are positions; None where they are names.
+        kind: what the source turned out to be; "" where it is no file or folder.
+        missing: rows with labels whose video is not there, each with how many records stand before it.
     """
 
     records: tuple[VideoRecord, ...]
@@ -92,6 +106,8 @@ class Manifest:
     notes: tuple[str, ...] = ()
     strangers: tuple[str, ...] = ()
     first_label: int | None = None
+    kind: ManifestKind | Literal[""] = ""
+    missing: tuple[tuple[int, VideoRecord], ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)

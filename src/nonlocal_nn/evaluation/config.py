@@ -15,6 +15,10 @@ from nonlocal_nn.data.records import ManifestKind
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 
 
+Pool = Literal["mean", "max"]
+MapKind = Literal["official", "labelled"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoringConfig:
     """Which views of a video are scored, and where. None: as the checkpoint says, as in training."""
@@ -90,6 +94,15 @@ class TestConfig(ScoringConfig):
     choice by quartet, which a network that cannot relate what tells them apart has by ties, 50 %."""
     break_down_by: str | None = None
     """Column of a plain csv, or several with commas: the figures for each of its values, too."""
+    pool: Pool | None = None
+    """Of the scores of a video's views: mean, or max; none: max for a Charades csv (as the SlowFast authors
+    do; the non-local paper does not say), else mean."""
+    map: MapKind | None = None
+    """Which mean average precision is `map`, where videos have several labels: official, as the script of
+    Charades counts (a video without labels is no negative, a missing one comes last), or labelled, over all
+    tested videos alike; none: official for a Charades csv, else labelled. Both are in results.json."""
+    submission: str | None = None
+    """Write the file that the official script of Charades reads, a line with id and scores for each video."""
     out: str | None = None
     """Folder for the results; none: the folder `test` beside the checkpoint's model.safetensors."""
     predictions: Literal["csv", "npz", "none"] = "csv"

@@ -32,7 +32,7 @@ from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.loading import ways_through
 from nonlocal_nn.data.transforms import normalize
-from nonlocal_nn.evaluation.config import Precision, ScoringConfig
+from nonlocal_nn.evaluation.config import Pool, Precision, ScoringConfig
 from nonlocal_nn.evaluation.device import autocast
 from nonlocal_nn.evaluation.metrics import label_ranks
 from nonlocal_nn.evaluation.result import EvaluationResult, summarise
@@ -59,7 +59,8 @@ class Scoring:
     Attributes: multi_label: sigmoid for each class by itself; else softmax over classes. views_per_batch:
     views that go through the model together. Memory grows with it; the scores do not depend on it but for
     rounding. mean, std: of pixels in 0 .. 255, as in training. device: none: where the model's parameters
-    are. precision: number format of the forward pass.
+    are. precision: number format of the forward pass. pool: a video's score is the mean or the largest of
+    its views', by class.
     """
 
     multi_label: bool = False
@@ -68,6 +69,7 @@ class Scoring:
     std: float | tuple[float, ...] = STD
     device: torch.device | None = None
     precision: Precision = ScoringConfig.precision
+    pool: Pool = "mean"
 
     def __post_init__(self) -> None:
         if self.views_per_batch < 1:
@@ -89,6 +91,10 @@ class VideoScores:
         """The video's own scores (classes,)."""
         mean: NDArray[np.float64] = self.views.mean(axis=0)
         return mean
+
+    def pooled(self, pool: Pool) -> NDArray[np.float64]:
+        """The mean, or the largest of each class."""
+        return self.mean if pool == "mean" else np.asarray(self.views.max(axis=0))
 
     @property
     def log_mean(self) -> NDArray[np.float64]:
@@ -252,7 +258,7 @@ def evaluate(
         _check_labels(item, scoring.multi_label)
         indices.append(item.index)
         labels.append(item.labels)
-        means.append(item.mean)
+        means.append(item.pooled(scoring.pool))
         log_means.append(item.log_mean)
         views += len(item.views)
         if not scoring.multi_label:

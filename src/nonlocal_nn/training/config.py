@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from nonlocal_nn._config_files import read_config
 from nonlocal_nn.data.defaults import FLIP, FRAME_STRIDE, MEAN, STD
-from nonlocal_nn.data.records import ManifestKind
+from nonlocal_nn.data.records import ClipLabels, ManifestKind
 from nonlocal_nn.evaluation.config import Precision
 
 LossName = Literal["cross_entropy", "sigmoid"]
@@ -48,6 +48,9 @@ class DataConfig:
     group_by: str | None = None
     """Column of a plain csv: training videos with the same value are drawn together, so that they meet in
     one batch; none: each by itself."""
+    labels: ClipLabels = "clip"
+    """Where labels belong to stretches of a video, as in a Charades csv, those of a training clip: of the
+    actions that overlap the clip, or of the whole video. Validation and tests use the video's."""
     clip_frames: int | None = None
     """Frames of a clip; none: what the model is made for (`frames` of its spec)."""
     frame_stride: int = FRAME_STRIDE

@@ -33,6 +33,7 @@ def make_datasets(
         frame_stride=shape.stride,
         transform=TrainTransform(crop=shape.crop, jitter=shape.jitter, flip=config.data.flip),
         seed=config.seed,
+        labels=config.data.labels,
     )
     if manifests.val is None:
         return train, None

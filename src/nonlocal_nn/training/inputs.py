@@ -79,7 +79,7 @@ def fingerprint_of(manifest: Manifest) -> str:
     digest = hashlib.sha256(repr(manifest.classes).encode())
     for record in manifest.records:
         row = (Path(record.path).name, record.labels, record.start_seconds, record.end_seconds)
-        digest.update(repr(row).encode())
+        digest.update(repr((*row, record.actions) if record.actions else row).encode())
     return digest.hexdigest()
 
 
