@@ -19,8 +19,8 @@ import torch
 
 import nonlocal_nn as nl
 from nonlocal_nn import _files
+from nonlocal_nn._launch import process_rank
 from nonlocal_nn.cli import main
-from nonlocal_nn.training.run import process_rank
 from tests.training.conftest import write_video
 
 Set = Callable[[Path], list[str]]  # makes what the command meets, and gives its words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,13 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nonlocal_nn._files import write_whole
+from nonlocal_nn._launch import Share, launched
 from nonlocal_nn.commands.trained import load_trained, scoring_of, views_of
 from nonlocal_nn.data.dataset import Skipped
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.records import Manifest, look_through
 from nonlocal_nn.evaluation.config import PredictConfig
-from nonlocal_nn.evaluation.views import score_dataset
+from nonlocal_nn.evaluation.parts import Parts, kept
+from nonlocal_nn.evaluation.views import reduced, score_dataset
+
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,13 @@ def predict_command(config: PredictConfig) -> int:
         raise ValueError("no video given: nonlocal predict VIDEO_OR_FOLDER ... --checkpoint RUN")
     if config.top < 1:
         raise ValueError(f"top = {config.top}: at least one class must be shown")
+    share = launched()
+    if share.processes > 1 and config.out is None:
+        raise ValueError(
+            f"{share.processes} processes share the videos out: --out FILE says where they join their parts"
+        )
+    if config.out is not None:
+        return _write(config, config.checkpoint, Path(config.out), share)
     failures = 0
     shown: list[Prediction] = []
     for item in predict(config, config.checkpoint):
@@ -102,11 +116,55 @@ def predict(config: PredictConfig, checkpoint: str) -> Iterator[Prediction | Pro
         if isinstance(item, Skipped):
             yield item.problem
             continue
-        best = np.argsort(-item.mean, kind="stable")[: config.top]
-        yield Prediction(
-            manifest.records[item.index].path,
-            tuple(ClassScore(int(c), trained.classes[c], float(item.mean[c])) for c in best),
+        yield _best(manifest.records[item.index].path, item.mean, trained.classes, config.top)
+
+
+def _best(path: str, scores: NDArray[np.float64], classes: Sequence[str], top: int) -> Prediction:
+    best = np.argsort(-scores, kind="stable")[:top]
+    return Prediction(path, tuple(ClassScore(int(c), classes[c], float(scores[c])) for c in best))
+
+
+def _write(config: PredictConfig, checkpoint: str, out: Path, share: Share) -> int:
+    """All videos, by all processes, into one file of JSON lines; what is done is kept until it is whole."""
+    paths, problems = find(config.videos)
+    trained = load_trained(checkpoint, config.device)
+    manifest = Manifest.of_paths(paths)
+    scoring = scoring_of(config, trained)
+    dataset = views_of(manifest, config, trained)
+    view = (dataset.clip_frames, dataset.frame_stride, dataset.clips, dataset.transform)
+    digest = hashlib.sha256(trained.file.read_bytes())
+    digest.update(repr((paths, view, scoring, config.device)).encode())
+    parts = Parts(out.with_name(f".{out.name}.parts"), digest.hexdigest()[:16])
+    done = parts.indices()
+    if done and share.rank == 0:
+        sys.stderr.write(f"{len(done)} of {len(paths)} videos are scored already\n")
+    todo = [i for i in range(share.rank, len(paths), share.processes) if i not in done]
+    progress = config.progress and share.rank == 0
+    with parts.alive(share):
+        items = score_dataset(
+            trained.model, dataset, scoring, only=todo, workers=config.workers, progress=progress
         )
+        kept((item if isinstance(item, Skipped) else reduced(item, scoring) for item in items), parts)
+        if share.rank > 0:
+            return 0
+        parts.wait_for(len(paths), share)
+    found = parts.read()
+    bad = [*problems, *(item.problem for item in found if isinstance(item, Skipped))]
+    lines = [json.dumps({"path": problem.path, "error": problem.reason}) for problem in problems]
+    for item in found:
+        if isinstance(item, Skipped):
+            lines.append(json.dumps({"path": item.problem.path, "error": item.problem.reason}))
+        else:
+            best = _best(paths[item.index], item.scores, trained.classes, config.top)
+            lines.append(json.dumps(best.to_json()))
+    write_whole(out, lambda partial: partial.write_text("".join(f"{line}\n" for line in lines)))
+    parts.remove()
+    for problem in bad[:_SHOWN]:
+        sys.stderr.write(f"nonlocal: {problem}\n")
+    if len(bad) > _SHOWN:
+        sys.stderr.write(f"nonlocal: and {len(bad) - _SHOWN} more, all of them in {out}\n")
+    print(f"{len(found) - len(bad) + len(problems)} videos: {out}")
+    return 1 if bad else 0
 
 
 def find(places: Sequence[str]) -> tuple[list[str], list[Problem]]:

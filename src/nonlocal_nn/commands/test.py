@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import sys
 import time
@@ -15,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn._files import open_text, write_whole
+from nonlocal_nn._launch import launched
 from nonlocal_nn.commands.trained import Trained, load_trained, scoring_of, views_of
+from nonlocal_nn.data.dataset import ViewDataset
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.manifest import read_manifest
 from nonlocal_nn.data.records import Manifest
@@ -28,8 +31,9 @@ from nonlocal_nn.evaluation.breakdown import (
 )
 from nonlocal_nn.evaluation.charades import charades_map, write_submission
 from nonlocal_nn.evaluation.config import TestConfig
+from nonlocal_nn.evaluation.parts import Parts, kept
 from nonlocal_nn.evaluation.result import EvaluationResult, write_predictions
-from nonlocal_nn.evaluation.views import NothingTestedError, evaluate
+from nonlocal_nn.evaluation.views import NothingTestedError, Scoring, joined, scored_videos
 from nonlocal_nn.experiments.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -45,13 +49,16 @@ def test_command(config: TestConfig) -> int:
         ValueError, FileNotFoundError: options, videos or classes that do not fit the network.
     """
     out, results = run_test(config)
-    _print_table(results)
-    print(f"results: {out / 'results.json'}")
+    if launched().rank == 0:
+        _print_table(results)
+        print(f"results: {out / 'results.json'}")
     return 0
 
 
 def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
     """Test as `config` says; the folder with the files, and what results.json holds.
+
+    Of several processes the first one alone joins, writes and returns the figures; the others return {}.
 
     The folder gets config.yaml, results.json, skipped.csv and, if asked for, predictions.csv or .npz; those
     of an earlier test there are replaced.
@@ -69,10 +76,31 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
 
     start = time.monotonic()
-    (out / "results.json").unlink(missing_ok=True)
+    share = launched()
+    if share.rank == 0:
+        (out / "results.json").unlink(missing_ok=True)
+    store = Parts(out / ".parts", _key(config, trained, manifest, dataset, scoring))
+    done = store.indices()
+    if done and share.rank == 0:
+        sys.stderr.write(f"{len(done)} of {len(dataset)} videos are scored already\n")
+    todo = [i for i in range(share.rank, len(dataset), share.processes) if i not in done]
+    with store.alive(share):
+        found = scored_videos(
+            trained.model,
+            dataset,
+            scoring,
+            only=todo,
+            workers=config.workers,
+            progress=config.progress and share.rank == 0,
+        )
+        kept(found, store)
+        if share.rank > 0:
+            return out, {}
+        store.wait_for(len(dataset), share)
     try:
-        result = evaluate(trained.model, dataset, scoring, workers=config.workers, progress=config.progress)
+        result = joined(store.read(), scoring)
     except NothingTestedError as error:
+        store.remove()
         _write_skipped(out, (*manifest.problems, *error.skipped))
         raise
     seconds = time.monotonic() - start
@@ -109,7 +137,21 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
     write_whole(
         out / "results.json", lambda partial: partial.write_text(text)
     )  # last: a folder with it is whole
+    store.remove()
     return out, results
+
+
+def _key(
+    config: TestConfig, trained: Trained, manifest: Manifest, dataset: ViewDataset, scoring: Scoring
+) -> str:
+    """A hash of all that decides the scores: the weights, the videos with their labels, the views."""
+    digest = hashlib.sha256(trained.file.read_bytes())
+    view = (dataset.clip_frames, dataset.frame_stride, dataset.clips, dataset.transform)
+    digest.update(repr((view, scoring, config.device)).encode())
+    for record in manifest.records:
+        row = (record.path, record.labels, record.start_seconds, record.end_seconds)
+        digest.update(repr(row).encode())
+    return digest.hexdigest()[:16]
 
 
 def _average_precisions(config: TestConfig, manifest: Manifest, result: EvaluationResult) -> dict[str, Any]:
@@ -167,7 +209,8 @@ def _manifest(config: TestConfig, trained: Trained, columns: list[str]) -> Manif
         part_by=columns,
     )
     manifest.require_known_labels()
-    sys.stderr.writelines(f"{note}\n" for note in manifest.notes)
+    if launched().rank == 0:
+        sys.stderr.writelines(f"{note}\n" for note in manifest.notes)
     if manifest.multi_label and not trained.multi_label:
         raise ValueError(
             f"{config.data} has several labels a video, but the network was trained to choose one class; "

@@ -9,7 +9,8 @@ from nonlocal_nn.training.config import TrainConfig
 
 def train_command(config: TrainConfig) -> int:
     """Train, or go on training, and print the figures of the finished run; 0."""
-    from nonlocal_nn.training.run import process_rank, train
+    from nonlocal_nn._launch import process_rank
+    from nonlocal_nn.training.run import train
 
     results = train(config)
     if process_rank() == 0:

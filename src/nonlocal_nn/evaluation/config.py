@@ -66,11 +66,18 @@ class PredictConfig(ScoringConfig):
     """Classes shown for each video."""
     json: bool = False
     """Print one JSON object a video: path and classes (index, name, score from 0 to 1), or path and error."""
+    out: str | None = None
+    """Write these objects to a file, a line each, instead of printing. Killed, the same command goes on from
+    the videos that are done; under torchrun or srun the videos are shared out, which needs this file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestConfig(ScoringConfig):
     """Test a trained network on labelled videos, over several views of each.
+
+    Killed, the same command goes on from the videos that are done. Under torchrun or srun the videos are
+    shared out over the processes, and the first one joins what all have found: each needs to see the videos
+    and the folder of the results.
 
     View (clip) and video accuracy in one pass, or mean average precision where videos have several labels.
     Writes results.json, predictions.csv, config.yaml, and skipped.csv with the videos that could not be

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from nonlocal_nn._launch import launched
 from nonlocal_nn.evaluation.config import Precision
 
 _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -17,12 +18,17 @@ def choose_device(name: str = "auto") -> torch.device:
     >>> choose_device("cpu")
     device(type='cpu')
 
-    `auto` is the first CUDA GPU, or else the CPU. Apple's GPU (`mps`) is used when named, never by itself:
-    not every 3-D pooling exists there.
+    `auto` is the first CUDA GPU, or else the CPU; of several processes on a machine each gets a GPU in turn.
+    Apple's GPU (`mps`) is used when named, never by itself: not every 3-D pooling exists there.
     Raises ValueError for a device that torch does not know or this machine does not have.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        share = launched()
+        if share.local_processes > 1:  # each has a GPU of its own
+            return torch.device("cuda", share.local_rank % torch.cuda.device_count())
+        return torch.device("cuda")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -13,7 +13,7 @@ The mean is over probabilities (softmax, or sigmoid where a video has several la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from nonlocal_nn._cores import available_cores
+from nonlocal_nn._launch import launched
 from nonlocal_nn._modes import evaluating
 from nonlocal_nn._progress import counted
 from nonlocal_nn._typing import Float
@@ -35,6 +35,7 @@ from nonlocal_nn.data.transforms import normalize
 from nonlocal_nn.evaluation.config import Pool, Precision, ScoringConfig
 from nonlocal_nn.evaluation.device import autocast
 from nonlocal_nn.evaluation.metrics import label_ranks
+from nonlocal_nn.evaluation.parts import Scored
 from nonlocal_nn.evaluation.result import EvaluationResult, summarise
 
 Model = Callable[[Tensor], Tensor]
@@ -157,17 +158,20 @@ def score_dataset(
     dataset: ViewSource,
     scoring: Scoring = Scoring(),
     *,
+    only: Sequence[int] | None = None,
     workers: int | None = None,
     progress: bool = False,
 ) -> Iterator[VideoScores | Skipped]:
-    """Every video of a set in order, scored or skipped with its reason.
+    """Every video of a set in order, scored or skipped with its reason; `only`: those at these places.
 
     `workers` processes decode while the model works; none: see `share_cores`; 0: no processes. At most two
     decoded videos a worker are in memory at once.
     Raises ValueError for a negative number of workers and what `score_views` raises.
     """
     device = _device_of(model) if scoring.device is None else scoring.device
-    share = share_cores(available_cores(), len(dataset), model_on_cpu=device.type == "cpu")
+    dataset = dataset if only is None else _Only(dataset, only)
+    cores = launched().cores
+    share = share_cores(cores, len(dataset), model_on_cpu=device.type == "cpu")
     workers = share if workers is None else workers
     if workers < 0:
         raise ValueError(f"workers = {workers}: 0 or more processes can decode")
@@ -182,7 +186,7 @@ def score_dataset(
     threads = torch.get_num_threads()
     try:
         if workers and device.type == "cpu":
-            torch.set_num_threads(max(1, min(threads, available_cores() - workers)))
+            torch.set_num_threads(max(1, min(threads, cores - workers)))
         for item in counted(map(unpack, loader), len(dataset), "scoring", shown=progress):
             if isinstance(item, Skipped):
                 yield item
@@ -204,7 +208,7 @@ def share_cores(cores: int, videos: int, *, model_on_cpu: bool) -> int:
     A model on the CPU keeps most of the cores: threads that wait for each other while other processes hold
     their cores are slower than one thread alone (measured on 2 busy cores: a hundred times).
     """
-    if cores == 1 or videos == 1:
+    if cores == 1 or videos <= 1:
         return 0
     return min(videos, 8, max(1, cores // 4) if model_on_cpu else cores)
 
@@ -244,37 +248,73 @@ def evaluate(
     Raises ValueError when no video could be read, when a video's labels do not fit the model's classes, and
     for what `score_dataset` refuses.
     """
-    indices: list[int] = []
-    labels: list[tuple[int, ...]] = []
-    means: list[NDArray[np.float64]] = []
-    log_means: list[NDArray[np.float64]] = []
-    view_ranks: list[NDArray[np.int64]] = []
-    views = 0
-    skipped: list[Problem] = []
-    for item in score_dataset(model, dataset, scoring, workers=workers, progress=progress):
+    return joined(scored_videos(model, dataset, scoring, workers=workers, progress=progress), scoring)
+
+
+def scored_videos(
+    model: Model,
+    dataset: ViewSource,
+    scoring: Scoring = Scoring(),
+    *,
+    only: Sequence[int] | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Iterator[Scored | Skipped]:
+    """What `evaluate` keeps of each labelled video, in order; `only`: of the videos at these places."""
+    for item in score_dataset(model, dataset, scoring, only=only, workers=workers, progress=progress):
         if isinstance(item, Skipped):
-            skipped.append(item.problem)
+            yield item
             continue
         _check_labels(item, scoring.multi_label)
-        indices.append(item.index)
-        labels.append(item.labels)
-        means.append(item.pooled(scoring.pool))
-        log_means.append(item.log_mean)
-        views += len(item.views)
-        if not scoring.multi_label:
-            view_ranks.append(label_ranks(item.views, np.full(len(item.views), item.labels[0])))
-    if not means:
+        yield reduced(item, scoring)
+
+
+def reduced(item: VideoScores, scoring: Scoring) -> Scored:
+    """What is kept of a video's scores; the places of the true class where it has one label."""
+    ranks = np.empty(0, np.int64)
+    if not scoring.multi_label and len(item.labels) == 1:
+        ranks = label_ranks(item.views, np.full(len(item.views), item.labels[0]))
+    scores = item.pooled(scoring.pool)
+    return Scored(item.index, item.labels, scores, item.log_mean, ranks, len(item.views))
+
+
+def joined(items: Iterable[Scored | Skipped], scoring: Scoring) -> EvaluationResult:
+    """The figures of all videos of a set, whoever scored them.
+
+    Raises NothingTestedError where no video could be read.
+    """
+    scored: list[Scored] = []
+    skipped: list[Problem] = []
+    for item in items:
+        if isinstance(item, Skipped):
+            skipped.append(item.problem)
+        else:
+            scored.append(item)
+    if not scored:
         first = f"; the first: {skipped[0]}" if skipped else ""
-        raise NothingTestedError(f"none of the {len(dataset)} videos could be tested{first}", tuple(skipped))
+        raise NothingTestedError(f"none of the {len(skipped)} videos could be tested{first}", tuple(skipped))
     return summarise(
-        scores=np.stack(means),
-        log_scores=np.stack(log_means),
-        labels=tuple(labels),
-        indices=tuple(indices),
-        view_ranks=None if scoring.multi_label else np.concatenate(view_ranks),
-        views=views,
+        scores=np.stack([one.scores for one in scored]),
+        log_scores=np.stack([one.log_scores for one in scored]),
+        labels=tuple(one.labels for one in scored),
+        indices=tuple(one.index for one in scored),
+        view_ranks=None if scoring.multi_label else np.concatenate([one.view_ranks for one in scored]),
+        views=sum(one.views for one in scored),
         skipped=tuple(skipped),
     )
+
+
+class _Only:
+    """Some of the videos of a set."""
+
+    def __init__(self, dataset: ViewSource, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: int, /) -> ViewSample | Skipped:
+        return self.dataset[self.indices[number]]
 
 
 def _label_numbers(labels: Tensor) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nonlocal_nn._launch import process_rank, was_launched
 from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.inputs import read_manifests
 from nonlocal_nn.training.run_folder import finished_results
@@ -78,29 +79,6 @@ def train(config: TrainConfig) -> dict[str, Any]:
             f"stopped by {name}; go on with: nonlocal train --config {out / 'config.yaml'} --resume true\n"
         )
     raise TrainingInterrupted(number, out)
-
-
-def process_rank() -> int:
-    """Which of the processes of a distributed run this is, from what their launcher says; 0 in a run of one.
-
-    >>> process_rank()
-    0
-    """
-    for variable in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        if variable in os.environ and was_launched():
-            return int(os.environ[variable])
-    return 0
-
-
-def was_launched() -> bool:
-    """Whether torchrun, srun or Lightning started this process as one of several.
-
-    >>> was_launched()
-    False
-    """
-    by_srun = os.environ.get("SLURM_STEP_ID", "").isdigit() and os.environ.get("SLURM_NTASKS", "1") != "1"
-    by_lightning = "MASTER_PORT" in os.environ and "LOCAL_RANK" in os.environ
-    return "TORCHELASTIC_RUN_ID" in os.environ or by_srun or by_lightning
 
 
 @contextmanager
