@@ -70,3 +70,26 @@ def test_two_processes_killed_and_resumed_end_the_same(
     assert again.wait() == 0, again.communicate()[1]
     results = [json.loads((Path(config.out) / "results.json").read_text()) for config in (whole, broken)]
     assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
+
+
+def test_norms_over_all_processes_reach_the_weights_of_one(
+    tiny_config: ConfigMaker, start_process: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """With batch norm, which without `sync_norm` ends elsewhere."""
+    sections = {
+        "model": {"name": "c2d_tiny_nl2"},
+        "optim": {"lr": 0.01},
+        "schedule": {"iterations": 6},
+        "precise_bn": 0,
+        "sync_norm": True,
+    }
+    two = tiny_config(out="two", **sections)  # type: ignore[arg-type]
+    process = start_process(two, processes=2)
+    one = tiny_config(out="one", **sections)  # type: ignore[arg-type]
+    train(one)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, errors
+    expected, reached = (nl.load_model(config.out).state_dict() for config in (one, two))
+    assert any(name.endswith("running_var") for name in expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(reached[name], value, rtol=1e-4, atol=1e-5)

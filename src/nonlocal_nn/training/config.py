@@ -105,7 +105,8 @@ class OptimConfig:
     """Decay of all weights and biases but those of normalisation layers, which have none."""
     batch_size: int = 64
     """Clips of one optimizer step over all processes and accumulated parts together: the same number gives
-    the same training on 1 or 8 GPUs. Must be divisible by processes * accumulate."""
+    the same training on 1 or 8 GPUs (with --sync_norm where batch norm is trained). Must be divisible by
+    processes * accumulate."""
     accumulate: int = 1
     """Cut each process's share of the batch into this many parts, gone through one after the other, to save
     memory."""
@@ -161,6 +162,14 @@ class TrainConfig:
     """Batches over which batch norm's statistics are measured anew at the end; 0: keep the running ones."""
     precision: Precision = "32"
     """Number format of the forward and backward pass."""
+    sync_norm: bool = False
+    """Measure batch norm's statistics over the clips of all processes, so that any number of them trains
+    alike; otherwise over each process's share. Accumulated parts have their own statistics in any case."""
+    recompute: tuple[str, ...] = ()
+    """Stages (res2, res3, ...) whose inside is computed again in the backward pass instead of kept: less
+    memory, up to a quarter more time, the same gradients."""
+    compile: bool = False
+    """Compile the network (torch.compile): minutes at the start, less time a step."""
     seed: int = 0
     """Fixes everything random: first weights, order of the videos, clips, crops, flips, dropout."""
     val_every_epochs: int = 1
@@ -245,6 +254,8 @@ def config_from_dict(values: dict[str, Any]) -> TrainConfig:
                 if isinstance(section.get(key), list):
                     section[key] = tuple(section[key])
             built[name] = kind(**section)
+    if isinstance(built.get("recompute"), list):
+        built["recompute"] = tuple(built["recompute"])
     return TrainConfig(**built)
 
 

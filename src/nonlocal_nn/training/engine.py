@@ -31,10 +31,12 @@ from nonlocal_nn.training.processes import (
     process_counts,
     uses_gpu,
 )
+from nonlocal_nn.training.recompute import recompute_stages
 from nonlocal_nn.training.run_folder import LAST, RESULTS, SKIPPED, lock_run_folder, open_run
 from nonlocal_nn.training.schedule import make_plan
 from nonlocal_nn.training.signals import StopSignals
 from nonlocal_nn.training.skipped import SkippedVideos, TooManyBadVideosError
+from nonlocal_nn.training.sync_norm import synchronise_norms
 from nonlocal_nn.training.task import ClassifierTask
 from nonlocal_nn.training.trainer import check_checkpoint, make_trainer, quiet_lightning
 
@@ -53,6 +55,11 @@ def run_training(
     model, report = make_model(config.model, manifests.train.classes, config.seed)
     assert model.spec is not None  # models of the catalog have one
     shape = clip_shape(config.data, model.spec)
+    recompute_stages(model, config.recompute)
+    if config.sync_norm:
+        synchronise_norms(model, on_gpu=uses_gpu(config))
+    if config.compile:
+        model.compile()
     train_set, val_set = make_datasets(config, manifests, shape)
     task = ClassifierTask(
         model, config.optim, plan, loss, config.seed, mean=config.data.mean, std=config.data.std

@@ -7,7 +7,7 @@ True
 ('top-1 74.9, top-5 91.6', 64, 8)
 >>> config = recipe("i3d_r50_nl5_32x2", train="lists/train.csv", out="runs/nl5")
 >>> config.schedule.iterations, config.schedule.milestones
-(400000, (150000.0, 300000.0))
+(400000, (150000, 300000))
 
 A file has two parts: `about`, what is known of the run, and `options`, those of `nonlocal train`, but for the
 videos and the run folder. `base` names a file whose parts it changes; one whose name begins with _ is no
