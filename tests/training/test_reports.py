@@ -45,3 +45,14 @@ def test_metrics_go_on_where_the_checkpoint_stands(tmp_path: Path) -> None:
         ("4", "4", ""),
         ("6", "6", "50"),
     ]
+
+
+def test_ten_lines_at_most_of_skipped_videos(tmp_path, capsys) -> None:
+    skipped = SkippedVideos(tmp_path / "skipped.csv", videos=1000, allowed_share=1.0)
+    skipped.add([Problem(f"{number}.mp4", "no such file") for number in range(500)], warn=True)
+    skipped.add([Problem("one more.mp4", "it is empty")], warn=True)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 11
+    assert said[0] == "skipped 0.mp4: no such file"
+    assert said[-1] == f"more than 10 videos are skipped; all of them are in {tmp_path / 'skipped.csv'}"
+    assert len((tmp_path / "skipped.csv").read_text().splitlines()) == 502

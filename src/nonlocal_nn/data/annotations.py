@@ -15,7 +15,7 @@ from nonlocal_nn._text import read_text
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.labels import LabelReading, decide_labels, number_of
 from nonlocal_nn.data.lists import LABEL_COLUMNS, PATH_COLUMNS, read_list_lines
-from nonlocal_nn.data.records import Manifest, ManifestKind, VideoRecord, find_file, look_through
+from nonlocal_nn.data.records import FileFinder, Manifest, ManifestKind, VideoRecord, look_through
 from nonlocal_nn.data.where import RowFilter
 
 __all__ = ["CHARADES_CLASSES", "READERS", "Source", "guess_kind"]
@@ -109,6 +109,7 @@ def _manifest(
 ) -> Manifest:
     """Rows to records by one reading of their labels."""
     path = source.path
+    finder = FileFinder(source.root)
     records: list[VideoRecord] = []
     lines: list[int] = []
     strange: dict[str, list[int]] = {}
@@ -121,13 +122,16 @@ def _manifest(
                 strange.setdefault(label, []).append(row.line)
             if unknown:
                 raise _Unusable(reading.why_not(unknown[0]))
-            found = find_file(row.name, source.root)
-            if isinstance(found, str):
-                raise _Unusable(found)
-            labels = tuple(sorted({reading.indices[label] for label in row.labels}))
+            found, absent = finder.find(row.name)
+            if absent:
+                raise _Unusable(absent)
+            if len(row.labels) == 1:
+                labels: tuple[int, ...] = (reading.indices[row.labels[0]],)
+            else:
+                labels = tuple(sorted({reading.indices[label] for label in row.labels}))
             records.append(
                 VideoRecord(
-                    str(found),
+                    found,
                     labels,
                     row.start_seconds,
                     row.end_seconds,

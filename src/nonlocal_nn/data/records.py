@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -271,6 +272,43 @@ def find_file(name: str, root: Path) -> Path | str:
         return "is a folder, not a video file" if tried[0].is_dir() else _absent(name, tried[0])
     except (OSError, ValueError) as error:  # a name too long, a folder that may not be entered
         return f"cannot be looked for: {getattr(error, 'strerror', None) or error}"
+
+
+class FileFinder:
+    """`find_file` for many names: folders are listed once, and most files are found in these lists.
+
+    >>> FileFinder(Path(".")).find("absent.mp4")
+    ('', 'no such file')
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._files: dict[str, frozenset[str]] = {}
+
+    def find(self, name: str) -> tuple[str, str]:
+        """The file's path and "", or "" and why there is none."""
+        name = as_file_name(name)
+        folder, _, file = name.rpartition("/")
+        if file and not _ODD_PARTS.search(f"/{name}"):
+            absolute = name.startswith("/")
+            if file in self._listed(folder or "/" if absolute else f"{self.root}/{folder}"):
+                return (name if absolute or self.root == _HERE else f"{self.root}/{name}"), ""
+        found = find_file(name, self.root)
+        return ("", found) if isinstance(found, str) else (str(found), "")
+
+    def _listed(self, folder: str) -> frozenset[str]:
+        if folder not in self._files:
+            try:
+                with os.scandir(folder) as entries:
+                    self._files[folder] = frozenset(entry.name for entry in entries if entry.is_file())
+            except OSError:  # `find_file` says what is wrong
+                self._files[folder] = frozenset()
+        return self._files[folder]
+
+
+_HERE = Path()
+# What pathlib would write otherwise, or what means something else than it says.
+_ODD_PARTS = re.compile(r"//|/\./|/\.$|^/~|\\")
 
 
 def _absent(name: str, path: Path) -> str:

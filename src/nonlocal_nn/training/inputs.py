@@ -6,8 +6,8 @@ No torch here, so that a wrong path is reported at once.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from nonlocal_nn.data.defaults import jitter_range
 from nonlocal_nn.data.labels import ClassFile, read_class_file
@@ -78,7 +78,7 @@ def fingerprint_of(manifest: Manifest) -> str:
     """
     digest = hashlib.sha256(repr(manifest.classes).encode())
     for record in manifest.records:
-        row = (Path(record.path).name, record.labels, record.start_seconds, record.end_seconds)
+        row = (record.path.rpartition(os.sep)[2], record.labels, record.start_seconds, record.end_seconds)
         digest.update(repr((*row, record.actions) if record.actions else row).encode())
     return digest.hexdigest()
 

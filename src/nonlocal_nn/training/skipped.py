@@ -13,6 +13,8 @@ from pathlib import Path
 from nonlocal_nn._files import open_text, write_whole
 from nonlocal_nn.data.errors import Problem
 
+_SAID = 10
+
 
 class TooManyBadVideosError(RuntimeError):
     """More of the training videos are broken than data.max_bad_videos allows."""
@@ -39,6 +41,7 @@ class SkippedVideos:
         self.videos = videos
         self.allowed_share = allowed_share
         self.reasons: dict[str, str] = {}
+        self._said = 0
         self._training: set[str] = set()
 
     def unseen(self, problems: Iterable[Problem]) -> list[Problem]:
@@ -48,7 +51,7 @@ class SkippedVideos:
     def add(
         self, problems: Iterable[Problem], *, warn: bool, write: bool = True, training: bool = True
     ) -> None:
-        """Report problems: a line on stderr for each new one if `warn`, the file if `write`.
+        """Report problems: a line on stderr for new ones if `warn` (for ten in all), the file if `write`.
 
         Validation videos (`training` False) are listed but do not count against the bound.
 
@@ -61,7 +64,7 @@ class SkippedVideos:
                 continue  # twice among the new ones
             self.reasons[problem.path] = problem.reason
             if warn:
-                sys.stderr.write(f"skipped {problem.path}: {problem.reason}\n")
+                self._say(problem)
         if training:
             self._training.update(problem.path for problem in new)
         if write and (new or not self.path.exists()):
@@ -75,6 +78,14 @@ class SkippedVideos:
                 f"All are listed in {self.path}; the first: {first}. Repair or remove them (`nonlocal scan` "
                 "finds all), or raise data.max_bad_videos."
             )
+
+    def _say(self, problem: Problem) -> None:
+        """A line for each of the first ten, and one that says where the others are."""
+        self._said += 1
+        if self._said <= _SAID:
+            sys.stderr.write(f"skipped {problem.path}: {problem.reason}\n")
+        elif self._said == _SAID + 1:
+            sys.stderr.write(f"more than {_SAID} videos are skipped; all of them are in {self.path}\n")
 
     def state(self) -> dict[str, str]:
         """What a checkpoint keeps, as JSON: torch's safe reader refuses names that are no UTF-8."""
