@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+import nonlocal_nn as nl
 from nonlocal_nn.checkpoints.inflate import inflate_kernel, inflate_state_dict
 from nonlocal_nn.checkpoints.load import load_image_weights
 from nonlocal_nn.models.catalog import create_model
@@ -129,3 +130,26 @@ def test_a_refused_file_names_itself_and_changes_nothing(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"some.pth: these image weights are not those of this network"):
         load_image_weights(model, tmp_path / "some.pth")
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_c2d_of_ours_is_inflated(tmp_path, folder) -> None:
+    torch.manual_seed(0)
+    plain = nl.create_model("c2d_tiny_nl2", num_classes=3).eval()
+    with torch.no_grad():
+        plain.get_parameter("res3.nonlocal0.norm.weight").fill_(0.5)
+    nl.save_model(plain, tmp_path / "model.safetensors")
+    inflated = nl.create_model("i3d_tiny_nl2", num_classes=3).eval()
+    report = load_image_weights(inflated, tmp_path if folder else tmp_path / "model.safetensors")
+    assert not report.missing
+    assert not report.mismatched
+    kernel, own = plain.get_parameter("res2.0.conv1.weight"), inflated.get_parameter("res2.0.conv1.weight")
+    assert own.shape[2] == 3
+    torch.testing.assert_close(own.sum(dim=2, keepdim=True), kernel)
+    assert torch.equal(inflated.get_parameter("res3.nonlocal0.norm.weight"), torch.full((64,), 0.5))
+    # Away from the ends of the clip, one repeated frame gives what the C2D gives.
+    x = torch.randn(1, 3, 1, 48, 48).expand(-1, -1, 9, -1, -1)
+    a, b = (model.features(x)["conv1"] for model in (plain, inflated))
+    torch.testing.assert_close(a[:, :, 4], b[:, :, 4], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="are not those of this network's ResNet"):
+        load_image_weights(nl.create_model("i3d_small", num_classes=3), tmp_path / "model.safetensors")

@@ -9,6 +9,7 @@ import pytest
 
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.training.reports import MetricsCsv
+from nonlocal_nn.training.run import train
 from nonlocal_nn.training.skipped import SkippedVideos, TooManyBadVideosError
 
 
@@ -56,3 +57,12 @@ def test_ten_lines_at_most_of_skipped_videos(tmp_path, capsys) -> None:
     assert said[0] == "skipped 0.mp4: no such file"
     assert said[-1] == f"more than 10 videos are skipped; all of them are in {tmp_path / 'skipped.csv'}"
     assert len((tmp_path / "skipped.csv").read_text().splitlines()) == 502
+
+
+def test_a_run_says_how_long_it_waited_for_batches(tiny_config) -> None:
+    config = tiny_config()
+    train(config)
+    with (Path(config.out) / "metrics.csv").open(newline="") as file:
+        waiting = [float(row["waiting"]) for row in csv.DictReader(file) if row["train_loss"]]
+    assert len(waiting) == 6
+    assert all(0 < share < 1 for share in waiting)  # decoding in the process that trains

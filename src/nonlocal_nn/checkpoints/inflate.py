@@ -6,7 +6,7 @@ image network's features, because the t products add up to the one of the image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -25,19 +25,23 @@ def inflate_kernel(kernel: Tensor, times: int) -> Tensor:
 
 
 def inflate_to(tensor: Tensor, own: Tensor) -> Tensor:
-    """The kernel inflated to the shape of `own` where it lacks only the time axis; else as it is.
+    """The kernel inflated to the shape of `own` where it has no time axis or one frame; else as it is.
 
     >>> import torch
     >>> inflate_to(torch.ones(1, 1, 1, 2), torch.empty(1, 1, 4, 1, 2)).shape
     torch.Size([1, 1, 4, 1, 2])
     """
+    if tensor.dim() == 5 and own.dim() == 5 and tensor.shape[2] == 1 < own.shape[2]:
+        tensor = tensor.squeeze(2)  # of a C2D
     if tensor.dim() == 4 and own.dim() == 5 and tensor.shape == own.shape[:2] + own.shape[3:]:
         return inflate_kernel(tensor, own.shape[2])
     return tensor
 
 
 def inflate_state_dict(
-    image_state: Mapping[str, Tensor], video_state: Mapping[str, Tensor]
+    image_state: Mapping[str, Tensor],
+    video_state: Mapping[str, Tensor],
+    to_ours: Callable[[str], str | None] = IMAGE.to_ours,
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """A full state dict of the video network: the image network's weights where it has them, else its own.
 
@@ -55,6 +59,7 @@ def inflate_state_dict(
     Args:
         image_state: of a torchvision ResNet with bottlenecks (50, 101), or any with its names.
         video_state: of the video network, whose names and shapes decide.
+        to_ours: a name here for each name of the image network, None for one that is nothing here.
 
     Raises:
         ValueError: the image network is another one (depth, width, names); the text says what does not fit.
@@ -64,7 +69,7 @@ def inflate_state_dict(
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     unused: list[str] = []
     for image_name, tensor in image_state.items():
-        name = IMAGE.to_ours(image_name)
+        name = to_ours(image_name)
         if name is None or name not in wanted:
             unused.append(image_name)
             continue
@@ -80,14 +85,14 @@ def inflate_state_dict(
         unused=tuple(unused),
         mismatched=mismatched,
     )
-    _check_same_network(report)
+    _check_same_network(report, to_ours)
     return {name: placed.get(name, tensor).clone() for name, tensor in wanted.items()}, report
 
 
-def _check_same_network(report: LoadReport) -> None:
+def _check_same_network(report: LoadReport, to_ours: Callable[[str], str | None]) -> None:
     """All but classifier, non-local blocks and step counters must have found its place."""
     missing = [name for name in report.missing if not _may_differ(name)]
-    unused = [name for name in report.unused if not _may_differ(IMAGE.to_ours(name) or name)]
+    unused = [name for name in report.unused if not _may_differ(to_ours(name) or name)]
     shapes = [
         f"{name} {theirs} for {ours}"
         for name, (theirs, ours) in report.mismatched.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from nonlocal_nn.checkpoints.blocks import block_of_header, build_blocks
 from nonlocal_nn.checkpoints.context_blocks import ContextBlock, build_context_block, find_context_blocks
 from nonlocal_nn.checkpoints.fill import filled_model
 from nonlocal_nn.checkpoints.inflate import inflate_state_dict
-from nonlocal_nn.checkpoints.layouts import LAYOUTS, Layout
+from nonlocal_nn.checkpoints.layouts import IMAGE, LAYOUTS, Layout
 from nonlocal_nn.checkpoints.native import checkpoint_file, read_any_checkpoint, read_checkpoint
 from nonlocal_nn.checkpoints.recognise import Hints, implied_values, infer_spec, network_layout, to_ours
 from nonlocal_nn.checkpoints.report import LoadReport, compare
@@ -185,6 +185,8 @@ def load_weights(model: VideoResNet, path: str | Path, *, partial: bool = False)
 def load_image_weights(model: VideoResNet, path: str | Path) -> LoadReport:
     """Put the weights of an image ResNet (torchvision's, .pth or .safetensors) into a video model, inflated.
 
+    Or those of a C2D of ours, a file or a run folder: kernels of one frame are inflated like an image's.
+
     >>> import tempfile, torch
     >>> import nonlocal_nn as nl
     >>> from nonlocal_nn.checkpoints.layouts import IMAGE
@@ -202,7 +204,16 @@ def load_image_weights(model: VideoResNet, path: str | Path) -> LoadReport:
         ValueError: the file is damaged, or is not of the same ResNet. The model is then unchanged.
     """
     try:
-        state, report = inflate_state_dict(read_state_dict(path), model.state_dict())
+        path = Path(path)
+        to_ours: Callable[[str], str | None] = IMAGE.to_ours
+        if path.is_dir() or (path.is_file() and is_safetensors(path)):
+            path = checkpoint_file(path)
+            tensors, header = read_any_checkpoint(path)
+            if header is not None:
+                to_ours = str  # our names are as they are
+        else:
+            tensors = read_state_dict(path)
+        state, report = inflate_state_dict(tensors, model.state_dict(), to_ours)
     except ValueError as error:
         raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     model.load_state_dict(state)

@@ -86,7 +86,8 @@ class ModelConfig:
     """Start from this model.safetensors or run folder; its last layer is left out where the classes
     differ."""
     inflate: str | None = None
-    """Start from an image network: path of a torchvision ResNet state dict, its kernels copied over time."""
+    """Start from an image network, its kernels copied over time: path of a torchvision ResNet's state dict,
+    or a run folder or model.safetensors of a C2D of ours."""
 
 
 @dataclass

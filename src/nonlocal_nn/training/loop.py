@@ -76,6 +76,7 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
         self._csv: MetricsCsv | None = None
         self._progress: TrainingProgress | None = None
         self._saved_at = self._reported_at = self._clock = 0.0
+        self._asked_at = self._waited = 0.0  # for the next batch, since the last report
 
     # Lightning puts these into the checkpoint.
     def state_dict(self) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
         """Open the reports where the checkpoint stands."""
         task = _task(pl_module)
         self.signals.install()
-        self._clock = self._saved_at = self._reported_at = time.monotonic()
+        self._clock = self._saved_at = self._reported_at = self._asked_at = time.monotonic()
         self._ends = epoch_ends(task.plan, self.config.val_every_epochs)
         step = trainer.global_step
         if trainer.is_global_zero:
@@ -116,6 +117,16 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
                 self._progress = TrainingProgress(task.plan.total_steps, step)
         if step in self._ends and self._validated_step != step:  # stopped in the middle of it
             self._validate_or_stop(trainer, task)
+
+    def on_train_batch_start(
+        self,
+        trainer: pl.Trainer,  # noqa: ARG002
+        pl_module: pl.LightningModule,  # noqa: ARG002
+        batch: ClipBatch,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """A batch is there: how long it was waited for."""
+        self._waited += time.monotonic() - self._asked_at
 
     def on_train_batch_end(
         self,
@@ -128,7 +139,14 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
         """Once a step is complete (with its accumulated parts), everything that comes between it and the
         next.
         """
-        task = _task(pl_module)
+        try:
+            self._between_steps(trainer, _task(pl_module), batch, batch_idx)
+        finally:
+            self._asked_at = time.monotonic()
+
+    def _between_steps(
+        self, trainer: pl.Trainer, task: ClassifierTask, batch: ClipBatch, batch_idx: int
+    ) -> None:
         self._pending += self.skipped.unseen(batch.skipped)
         if (batch_idx + 1) % self.config.optim.accumulate:
             return
@@ -254,7 +272,9 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
             "lr": rate,
             "train_loss": loss,
             "clips_per_second": clips / max(now - self._reported_at, 1e-9),
+            "waiting": min(1.0, self._waited / max(now - self._reported_at, 1e-9)),
         }
+        self._waited = 0.0
         if task.loss_name == "cross_entropy":
             values["train_top1"] = 100 * sums[1] / clips
         self._reported_at = now

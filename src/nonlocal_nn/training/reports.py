@@ -23,6 +23,7 @@ COLUMNS = (
     "val_top1",
     "val_top5",
     "val_map",
+    "waiting",
 )
 
 _LINE_EVERY_SECONDS = 10.0
