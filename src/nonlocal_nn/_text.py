@@ -58,7 +58,7 @@ def as_file_name(text: str) -> str:
     >>> as_file_name("list.txt")
     'list.txt'
     """
-    return os.fsdecode(text.encode("utf-8", errors="surrogateescape"))
+    return text if text.isascii() else os.fsdecode(text.encode("utf-8", errors="surrogateescape"))
 
 
 def read_lines(path: str | Path) -> list[str]:

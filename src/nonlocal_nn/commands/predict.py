@@ -185,9 +185,9 @@ def find(places: Sequence[str]) -> tuple[list[str], list[Problem]]:
             paths.append(place)
             continue
         inside = look_through(place)
-        paths += [str(path) for path in inside.videos]
+        paths += inside.paths
         problems += inside.problems
-        if not inside.videos and not inside.problems:
+        if not inside.paths and not inside.problems:
             problems.append(Problem(place, "there is no video in this folder"))
     return paths, problems
 

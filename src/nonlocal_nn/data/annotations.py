@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -364,20 +365,23 @@ class _VideoIndex:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._by_stem: dict[str, list[Path]] = {}
+        self._by_stem: dict[str, list[str]] = {}
         contents = look_through(root)
         self.problems = contents.problems
-        for video in contents.videos:
-            self._by_stem.setdefault(video.stem, []).append(video)
+        for path in contents.paths:
+            name = path.rpartition(os.sep)[2]
+            self._by_stem.setdefault(name[: name.rfind(".")], []).append(path)
 
     def find(self, stems: tuple[str, ...], folder: str = "") -> tuple[str, str]:
         """Return (path, stem) of the first stem there is, if possible from a folder named like its class."""
         for stem in stems:
-            videos = self._by_stem.get(stem)
-            if videos:
-                plain = folder.replace(" ", "_")
-                best = next((v for v in videos if v.parent.name.replace(" ", "_") == plain), videos[0])
-                return str(best), stem
+            paths = self._by_stem.get(stem)
+            if paths is None:
+                continue
+            if len(paths) == 1:
+                return paths[0], stem
+            plain = folder.replace(" ", "_")
+            return next((p for p in paths if Path(p).parent.name.replace(" ", "_") == plain), paths[0]), stem
         raise _Unusable(f"no video named {' or '.join(stems)} under {self.root}")
 
 

@@ -146,9 +146,9 @@ def _read_folders(root: Path, classes: tuple[str, ...] | None) -> Manifest:
         inside = look_through(folder)
         problems += inside.problems
         unknown.update(dict(inside.unknown))
-        if not inside.videos and not inside.problems:
+        if not inside.paths and not inside.problems:
             problems.append(Problem(str(folder), "this class folder holds no videos"))
-        records += [VideoRecord(str(video), (label,)) for video in inside.videos]
+        records += [VideoRecord(path, (label,)) for path in inside.paths]
     problems += [
         Problem(str(entry), "lies beside the class folders, not in one")
         for entry in entries

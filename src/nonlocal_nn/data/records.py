@@ -173,16 +173,21 @@ class FolderContents:
     """What lies in a folder, at any depth.
 
     Attributes:
-        videos: video files, sorted.
+        paths: of video files, sorted by their parts.
         others: how many files of which other suffix (or of which name, without a suffix).
         problems: folders that cannot be read.
         system: folders left out as hidden or made by a system, though they are not empty.
     """
 
-    videos: tuple[Path, ...]
+    paths: tuple[str, ...]
     others: tuple[tuple[str, int], ...]
     problems: tuple[Problem, ...]
     system: tuple[Path, ...]
+
+    @property
+    def videos(self) -> tuple[Path, ...]:
+        """The video files."""
+        return tuple(map(Path, self.paths))
 
     @property
     def unknown(self) -> tuple[tuple[str, int], ...]:
@@ -205,7 +210,7 @@ def is_system_folder(name: str) -> bool:
 
 def look_through(folder: str | Path) -> FolderContents:
     """Everything under a folder; hidden and system files and folders left out, links followed."""
-    videos: list[Path] = []
+    paths: list[str] = []  # texts: a Path of each of 250,000 takes seconds
     others: Counter[str] = Counter()
     problems: list[Problem] = []
     system: list[Path] = []
@@ -214,7 +219,7 @@ def look_through(folder: str | Path) -> FolderContents:
         problems.append(Problem(str(error.filename or folder), f"cannot be read: {error.strerror}"))
 
     seen: set[str] = set()  # a link may lead back up
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=cannot):
+    for here, folders, files in os.walk(Path(folder), followlinks=True, onerror=cannot):
         real = os.path.realpath(here)
         if real in seen:
             folders.clear()
@@ -222,17 +227,18 @@ def look_through(folder: str | Path) -> FolderContents:
         seen.add(real)
         system += [Path(here, name) for name in folders if is_system_folder(name)]
         folders[:] = [name for name in folders if not is_system_folder(name)]
+        start = str(Path(here, "x"))[:-1]
         for name in files:
             if name.startswith("."):
                 continue
-            path = Path(here, name)
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                videos.append(path)
+            dot = name.rfind(".")
+            suffix = name[dot:].lower() if 0 < dot < len(name) - 1 else ""
+            if suffix in VIDEO_SUFFIXES:
+                paths.append(start + name)
             else:
-                others[path.suffix.lower() or name] += 1
-    return FolderContents(
-        tuple(sorted(videos)), tuple(sorted(others.items())), tuple(problems), tuple(system)
-    )
+                others[suffix or name] += 1
+    paths.sort(key=lambda path: path.replace(os.sep, "\0"))  # by parts: a/b before a-b
+    return FolderContents(tuple(paths), tuple(sorted(others.items())), tuple(problems), tuple(system))
 
 
 def find_videos(folder: str | Path) -> list[Path]:
@@ -283,6 +289,7 @@ class FileFinder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._start = str(root / "x")[:-1]  # of every path under it
         self._files: dict[str, frozenset[str]] = {}
 
     def find(self, name: str) -> tuple[str, str]:
@@ -291,15 +298,15 @@ class FileFinder:
         folder, _, file = name.rpartition("/")
         if file and not _ODD_PARTS.search(f"/{name}"):
             absolute = name.startswith("/")
-            if file in self._listed(folder or "/" if absolute else f"{self.root}/{folder}"):
-                return (name if absolute or self.root == _HERE else f"{self.root}/{name}"), ""
+            if file in self._listed(folder or "/" if absolute else self._start + folder):
+                return (name if absolute else self._start + name), ""
         found = find_file(name, self.root)
         return ("", found) if isinstance(found, str) else (str(found), "")
 
     def _listed(self, folder: str) -> frozenset[str]:
         if folder not in self._files:
             try:
-                with os.scandir(folder) as entries:
+                with os.scandir(folder or ".") as entries:
                     self._files[folder] = frozenset(entry.name for entry in entries if entry.is_file())
             except OSError:  # `find_file` says what is wrong
                 self._files[folder] = frozenset()

@@ -209,7 +209,7 @@ def _gather(
     if source.is_dir():
         inside = look_through(source)
         findings = [Finding(problem.path, "broken", problem.reason) for problem in inside.problems]
-        if inside.videos:
+        if inside.paths:
             unreadable = {Path(problem.path) for problem in inside.problems}
             known = unreadable | {parent for video in inside.videos for parent in video.parents}
             findings += [
@@ -217,7 +217,7 @@ def _gather(
                 for folder in sorted(source.iterdir())
                 if folder not in known and not is_system_folder(folder.name) and folder.is_dir()
             ]
-        return [str(video) for video in inside.videos], findings, inside.others
+        return list(inside.paths), findings, inside.others
     if kind == "auto" and not _is_text(source):
         return [str(source)], [], ()
     manifest = read_manifest(source, kind=kind, root=root, where=where, allow_empty=True)
