@@ -313,7 +313,6 @@ class FileFinder:
         return self._files[folder]
 
 
-_HERE = Path()
 # What pathlib would write otherwise, or what means something else than it says.
 _ODD_PARTS = re.compile(r"//|/\./|/\.$|^/~|\\")
 
