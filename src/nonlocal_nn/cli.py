@@ -210,7 +210,7 @@ def _run(words: list[str], hidden: Hidden) -> int:
     except ArgumentError as error:
         raise ValueError(_explained(error, name, types)) from error
     values = _shown(parser.instantiate(parsed).as_dict(), hidden)
-    for name in ("config", "recipe", "gpus"):
+    for name in ("config", *(("recipe", "gpus") if command.recipes else ())):
         values.pop(name, None)
     body: Callable[[Any], int] = _load(command.body)
     with warnings.catch_warnings():
