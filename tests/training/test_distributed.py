@@ -78,7 +78,7 @@ def test_norms_over_all_processes_reach_the_weights_of_one(
     """With batch norm, which without `sync_norm` ends elsewhere."""
     sections = {
         "model": {"name": "c2d_tiny_nl2"},
-        "optim": {"lr": 0.01},
+        "optim": {"lr": 0.001},  # batch norm of 4 clips makes rounding grow with the rate
         "schedule": {"iterations": 6},
         "precise_bn": 0,
         "sync_norm": True,

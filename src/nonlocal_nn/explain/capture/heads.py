@@ -52,7 +52,7 @@ def affinities(name: str, layer: Attending, x: Tensor, z: Tensor, grid: GridGeom
         around[1].moved(0, z.shape[3], layer.stride[1]),
     )
     shapes = layer.head_shapes()
-    responses = z[0].float().norm(dim=0).flatten().cpu().numpy()
+    responses = z[0].detach().float().norm(dim=0).flatten().cpu().numpy()
 
     def rows_of(head: int) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
         def compute(wanted: NDArray[np.int64]) -> NDArray[np.float32]:
