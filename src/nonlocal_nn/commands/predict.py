@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
-from nonlocal_nn._launch import Share, launched
-from nonlocal_nn.commands.trained import load_trained, scoring_of, views_of
+from nonlocal_nn._launch import launched
+from nonlocal_nn.commands.trained import load_trained, scores_key, scoring_of, views_of
 from nonlocal_nn.data.dataset import Skipped
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.records import Manifest, look_through
 from nonlocal_nn.evaluation.config import PredictConfig
-from nonlocal_nn.evaluation.parts import Parts, kept
-from nonlocal_nn.evaluation.views import reduced, score_dataset
+from nonlocal_nn.evaluation.parts import Parts, Scored, work_through
+from nonlocal_nn.evaluation.views import pooled, score_dataset
 
 _SHOWN = 10
 
@@ -71,13 +70,13 @@ def predict_command(config: PredictConfig) -> int:
         raise ValueError("no video given: nonlocal predict VIDEO_OR_FOLDER ... --checkpoint RUN")
     if config.top < 1:
         raise ValueError(f"top = {config.top}: at least one class must be shown")
-    share = launched()
-    if share.processes > 1 and config.out is None:
+    processes = launched().processes
+    if processes > 1 and config.out is None:
         raise ValueError(
-            f"{share.processes} processes share the videos out: --out FILE says where they join their parts"
+            f"{processes} processes share the videos out: --out FILE says where they join their parts"
         )
     if config.out is not None:
-        return _write(config, config.checkpoint, Path(config.out), share)
+        return _write(config, config.checkpoint, Path(config.out))
     failures = 0
     shown: list[Prediction] = []
     for item in predict(config, config.checkpoint):
@@ -124,31 +123,25 @@ def _best(path: str, scores: NDArray[np.float64], classes: Sequence[str], top: i
     return Prediction(path, tuple(ClassScore(int(c), classes[c], float(scores[c])) for c in best))
 
 
-def _write(config: PredictConfig, checkpoint: str, out: Path, share: Share) -> int:
+def _write(config: PredictConfig, checkpoint: str, out: Path) -> int:
     """All videos, by all processes, into one file of JSON lines; what is done is kept until it is whole."""
     paths, problems = find(config.videos)
     trained = load_trained(checkpoint, config.device)
     manifest = Manifest.of_paths(paths)
     scoring = scoring_of(config, trained)
     dataset = views_of(manifest, config, trained)
-    view = (dataset.clip_frames, dataset.frame_stride, dataset.clips, dataset.transform)
-    digest = hashlib.sha256(trained.file.read_bytes())
-    digest.update(repr((paths, view, scoring, config.device)).encode())
-    parts = Parts(out.with_name(f".{out.name}.parts"), digest.hexdigest()[:16])
-    done = parts.indices()
-    if done and share.rank == 0:
-        sys.stderr.write(f"{len(done)} of {len(paths)} videos are scored already\n")
-    todo = [i for i in range(share.rank, len(paths), share.processes) if i not in done]
-    progress = config.progress and share.rank == 0
-    with parts.alive(share):
+    parts = Parts(out.with_name(f".{out.name}.parts"), scores_key(trained, dataset, scoring, config.device))
+
+    def score(indices: list[int]) -> Iterable[Scored | Skipped]:
+        progress = config.progress and launched().rank == 0
         items = score_dataset(
-            trained.model, dataset, scoring, only=todo, workers=config.workers, progress=progress
+            trained.model, dataset, scoring, only=indices, workers=config.workers, progress=progress
         )
-        kept((item if isinstance(item, Skipped) else reduced(item, scoring) for item in items), parts)
-        if share.rank > 0:
-            return 0
-        parts.wait_for(len(paths), share)
-    found = parts.read()
+        return pooled(items, scoring, labelled=False)
+
+    found = work_through(parts, len(paths), score)
+    if found is None:
+        return 0
     bad = [*problems, *(item.problem for item in found if isinstance(item, Skipped))]
     lines = [json.dumps({"path": problem.path, "error": problem.reason}) for problem in problems]
     for item in found:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import sys
 import time
@@ -12,13 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nonlocal_nn._files import open_text, write_whole
 from nonlocal_nn._launch import launched
-from nonlocal_nn.commands.trained import Trained, load_trained, scoring_of, views_of
-from nonlocal_nn.data.dataset import ViewDataset
+from nonlocal_nn.commands.trained import Trained, load_trained, scores_key, scoring_of, views_of
+from nonlocal_nn.data.dataset import Skipped
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.manifest import read_manifest
 from nonlocal_nn.data.records import Manifest
@@ -29,11 +25,11 @@ from nonlocal_nn.evaluation.breakdown import (
     choose_by_quartet,
     quartets_to_json,
 )
-from nonlocal_nn.evaluation.charades import charades_map, write_submission
+from nonlocal_nn.evaluation.charades import charades_map, rows_of_csv, write_submission
 from nonlocal_nn.evaluation.config import TestConfig
-from nonlocal_nn.evaluation.parts import Parts, kept
+from nonlocal_nn.evaluation.parts import Parts, Scored, work_through
 from nonlocal_nn.evaluation.result import EvaluationResult, write_predictions
-from nonlocal_nn.evaluation.views import NothingTestedError, Scoring, joined, scored_videos
+from nonlocal_nn.evaluation.views import NothingTestedError, joined, pooled, score_dataset
 from nonlocal_nn.experiments.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -76,29 +72,23 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
     out.mkdir(parents=True, exist_ok=True)
 
     start = time.monotonic()
-    share = launched()
-    if share.rank == 0:
+    first = launched().rank == 0
+    if first:
         (out / "results.json").unlink(missing_ok=True)
-    store = Parts(out / ".parts", _key(config, trained, manifest, dataset, scoring))
-    done = store.indices()
-    if done and share.rank == 0:
-        sys.stderr.write(f"{len(done)} of {len(dataset)} videos are scored already\n")
-    todo = [i for i in range(share.rank, len(dataset), share.processes) if i not in done]
-    with store.alive(share):
-        found = scored_videos(
-            trained.model,
-            dataset,
-            scoring,
-            only=todo,
-            workers=config.workers,
-            progress=config.progress and share.rank == 0,
+    store = Parts(out / ".parts", scores_key(trained, dataset, scoring, config.device))
+
+    def score(indices: list[int]) -> Iterable[Scored | Skipped]:
+        progress = config.progress and first
+        items = score_dataset(
+            trained.model, dataset, scoring, only=indices, workers=config.workers, progress=progress
         )
-        kept(found, store)
-        if share.rank > 0:
-            return out, {}
-        store.wait_for(len(dataset), share)
+        return pooled(items, scoring)
+
+    found = work_through(store, len(dataset), score)
+    if found is None:
+        return out, {}
     try:
-        result = joined(store.read(), scoring)
+        result = joined(found, scoring)
     except NothingTestedError as error:
         store.remove()
         _write_skipped(out, (*manifest.problems, *error.skipped))
@@ -141,43 +131,9 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
     return out, results
 
 
-def _key(
-    config: TestConfig, trained: Trained, manifest: Manifest, dataset: ViewDataset, scoring: Scoring
-) -> str:
-    """A hash of all that decides the scores: the weights, the videos with their labels, the views."""
-    digest = hashlib.sha256(trained.file.read_bytes())
-    view = (dataset.clip_frames, dataset.frame_stride, dataset.clips, dataset.transform)
-    digest.update(repr((view, scoring, config.device)).encode())
-    for record in manifest.records:
-        row = (record.path, record.labels, record.start_seconds, record.end_seconds)
-        digest.update(repr(row).encode())
-    return digest.hexdigest()[:16]
-
-
 def _average_precisions(config: TestConfig, manifest: Manifest, result: EvaluationResult) -> dict[str, Any]:
-    """Both counts; `map` is the one that was asked for.
-
-    For the official one the videos that could not be read, and those that are not there, are rows of -inf.
-    """
-    classes = result.scores.shape[1]
-    places = {index: row for row, index in enumerate(result.indices)}
-    rows, labels = [], []
-    missing = list(manifest.missing)
-
-    def add(scores: NDArray[np.float64], those: tuple[int, ...]) -> None:
-        rows.append(scores)
-        labels.append(those)
-
-    none = np.full(classes, -np.inf)
-    for index, record in enumerate((*manifest.records, None)):
-        while missing and missing[0][0] <= index:
-            add(none, missing.pop(0)[1].labels)
-        if record is not None:
-            add(result.scores[places[index]] if index in places else none, record.labels)
-    targets = np.zeros((len(rows), classes), dtype=bool)
-    for row, those in enumerate(labels):
-        targets[row, list(those)] = True
-    official = charades_map(np.stack(rows), targets)
+    """Both counts; `map` is the one that was asked for."""
+    official = charades_map(*rows_of_csv(result, manifest))
     kind = config.map or ("official" if manifest.kind == "charades_csv" else "labelled")
     return {
         "map": official.percent if kind == "official" else result.map,

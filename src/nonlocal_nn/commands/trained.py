@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +100,18 @@ def views_of(manifest: Manifest, config: ScoringConfig, trained: Trained) -> Vie
         # Several videos are decoded by several processes; one alone gets the threads.
         decode_threads=min(4, available_cores()) if len(manifest) == 1 else 1,
     )
+
+
+def scores_key(trained: Trained, dataset: ViewDataset, scoring: Scoring, device: str) -> str:
+    """A hash of all that decides the scores: the weights, the videos with their labels, the views."""
+    with trained.file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+    view = (dataset.clip_frames, dataset.frame_stride, dataset.clips, dataset.transform)
+    digest.update(repr((view, scoring, device)).encode())
+    for record in dataset.manifest.records:
+        row = (record.path, record.labels, record.start_seconds, record.end_seconds)
+        digest.update(repr(row).encode())
+    return digest.hexdigest()[:16]
 
 
 def scoring_of(config: ScoringConfig, trained: Trained) -> Scoring:

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
+from nonlocal_nn.data.records import Manifest
+from nonlocal_nn.evaluation.result import EvaluationResult, targets_of
 
 Scores = NDArray[np.floating[Any]]
 
@@ -74,6 +76,22 @@ def _average_precision(scores: NDArray[np.float64], positive: NDArray[np.bool_])
     truth = positive[np.argsort(-scores, kind="stable")]
     places = np.flatnonzero(truth) + 1
     return 100.0 * float((np.arange(1, len(places) + 1) / places).mean())
+
+
+def rows_of_csv(result: EvaluationResult, manifest: Manifest) -> tuple[Scores, NDArray[np.bool_]]:
+    """Scores and targets of all rows of a csv in its order, for `charades_map`.
+
+    A row of -inf for each video that could not be read, and for each that is not there.
+    """
+    classes = result.scores.shape[1]
+    absent = np.full(classes, -np.inf)
+    scored = dict(zip(result.indices, result.scores, strict=True))
+    rows = [
+        (index, 1, scored.get(index, absent), record.labels) for index, record in enumerate(manifest.records)
+    ]
+    rows += [(before, 0, absent, record.labels) for before, record in manifest.missing]
+    rows.sort(key=lambda row: row[:2])  # what is missing stands before the record of its place
+    return np.stack([scores for *_, scores, _ in rows]), targets_of([row[3] for row in rows], classes)
 
 
 def write_submission(file: str | Path, paths: Sequence[str], scores: Scores) -> None:

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
-from nonlocal_nn._launch import Share
+from nonlocal_nn._launch import Share, launched
 from nonlocal_nn.data.dataset import Skipped
 from nonlocal_nn.data.errors import Problem
 
@@ -66,6 +66,7 @@ class Parts:
     def __init__(self, folder: Path, key: str) -> None:
         self.folder = folder
         self.place = folder / key
+        self._indices: dict[str, set[int]] = {}  # of the parts that were looked into, by file
 
     def write(self, items: Sequence[Scored | Skipped]) -> None:
         """One part with these videos; nothing for none."""
@@ -93,16 +94,15 @@ class Parts:
 
     def indices(self) -> set[int]:
         """The videos that are in some part."""
-        found: set[int] = set()
-        for part in self._open():
-            found.update(part["index"].tolist())
-            found.update(index for index, _, _ in json.loads(str(part["skipped"])))
-        return found
+        for name, part in self._open(but=self._indices):
+            skipped = json.loads(str(part["skipped"]))
+            self._indices[name] = {*part["index"].tolist(), *(index for index, _, _ in skipped)}
+        return set().union(*self._indices.values())
 
     def read(self) -> list[Scored | Skipped]:
         """Every video once, by index."""
         found: dict[int, Scored | Skipped] = {}
-        for part in self._open():
+        for _, part in self._open():
             labels = np.split(part["labels"], np.cumsum(part["label_counts"])[:-1])
             ranks = np.split(part["ranks"], np.cumsum(part["rank_counts"])[:-1])
             rows = zip(
@@ -124,11 +124,14 @@ class Parts:
         """All parts, those of other tests in the same folder, too."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _open(self) -> Iterator[dict[str, NDArray[np.generic]]]:
+    def _open(self, but: Container[str] = ()) -> Iterator[tuple[str, dict[str, NDArray[np.generic]]]]:
+        """Each part by the name of its file, but for these."""
         for file in sorted(self.place.glob("*.npz")):
+            if file.name in but:
+                continue
             try:
                 with np.load(file) as stored:
-                    yield dict(stored)
+                    yield file.name, dict(stored)
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 sys.stderr.write(f"{file} cannot be read ({error}); its videos are scored again\n")
                 file.unlink(missing_ok=True)
@@ -183,7 +186,35 @@ class Parts:
         return self.place / f"alive-{rank}"
 
 
-def kept(items: Iterable[Scored | Skipped], parts: Parts) -> None:
+def work_through(
+    parts: Parts, videos: int, score: Callable[[list[int]], Iterable[Scored | Skipped]]
+) -> list[Scored | Skipped] | None:
+    """All videos of a set, each scored by one of the processes that were launched, or before.
+
+    Args:
+        parts: where they join what they find.
+        videos: how many there are.
+        score: gives the videos at these places.
+
+    Returns:
+        Every video by index in the first process, None in the others.
+
+    Raises:
+        ChildProcessError: another process is silent while its videos are missing.
+    """
+    share = launched()
+    done = parts.indices()
+    if done and share.rank == 0:
+        sys.stderr.write(f"{len(done)} of {videos} videos are scored already\n")
+    with parts.alive(share):
+        _keep(score([i for i in range(share.rank, videos, share.processes) if i not in done]), parts)
+        if share.rank > 0:
+            return None
+        parts.wait_for(videos, share)
+    return parts.read()
+
+
+def _keep(items: Iterable[Scored | Skipped], parts: Parts) -> None:
     """Write items into parts as they come: every ten seconds, and what there is where the work is cut off."""
     waiting: list[Scored | Skipped] = []
     last = time.monotonic()

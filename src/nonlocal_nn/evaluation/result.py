@@ -102,7 +102,7 @@ def summarise(
             clip_top5, video_top5 = 100.0 * float((view_ranks < 5).mean()), topk_accuracy(scores, truth, 5)
         per_class = mean_class_accuracy(scores, truth)
     else:
-        per_class = mean_average_precision(scores, _targets(labels, classes))
+        per_class = mean_average_precision(scores, targets_of(labels, classes))
     return EvaluationResult(
         clip_top1=clip_top1,
         clip_top5=clip_top5,
@@ -148,7 +148,7 @@ def _write_npz(result: EvaluationResult, names: list[str], classes: Sequence[str
         np.savez(
             stream,
             path=np.array(names),
-            labels=_targets(result.labels, len(classes)).astype(np.uint8),
+            labels=targets_of(result.labels, len(classes)).astype(np.uint8),
             scores=result.scores,
             log_scores=result.log_scores,
             classes=np.array(classes),
@@ -164,7 +164,8 @@ def _write_csv(result: EvaluationResult, names: list[str], classes: Sequence[str
             writer.writerow([name, truth, classes[int(row.argmax())], *(f"{score:.9g}" for score in row)])
 
 
-def _targets(labels: tuple[tuple[int, ...], ...], classes: int) -> NDArray[np.bool_]:
+def targets_of(labels: Sequence[tuple[int, ...]], classes: int) -> NDArray[np.bool_]:
+    """(videos, classes), true where a video has the label."""
     targets = np.zeros((len(labels), classes), dtype=bool)
     for row, those in enumerate(labels):
         targets[row, list(those)] = True

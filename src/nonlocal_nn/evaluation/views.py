@@ -248,34 +248,25 @@ def evaluate(
     Raises ValueError when no video could be read, when a video's labels do not fit the model's classes, and
     for what `score_dataset` refuses.
     """
-    return joined(scored_videos(model, dataset, scoring, workers=workers, progress=progress), scoring)
+    items = score_dataset(model, dataset, scoring, workers=workers, progress=progress)
+    return joined(pooled(items, scoring), scoring)
 
 
-def scored_videos(
-    model: Model,
-    dataset: ViewSource,
-    scoring: Scoring = Scoring(),
-    *,
-    only: Sequence[int] | None = None,
-    workers: int | None = None,
-    progress: bool = False,
+def pooled(
+    items: Iterable[VideoScores | Skipped], scoring: Scoring, *, labelled: bool = True
 ) -> Iterator[Scored | Skipped]:
-    """What `evaluate` keeps of each labelled video, in order; `only`: of the videos at these places."""
-    for item in score_dataset(model, dataset, scoring, only=only, workers=workers, progress=progress):
+    """What is kept of each video's scores, with the places of the true class where they are labelled."""
+    for item in items:
         if isinstance(item, Skipped):
             yield item
             continue
-        _check_labels(item, scoring.multi_label)
-        yield reduced(item, scoring)
-
-
-def reduced(item: VideoScores, scoring: Scoring) -> Scored:
-    """What is kept of a video's scores; the places of the true class where it has one label."""
-    ranks = np.empty(0, np.int64)
-    if not scoring.multi_label and len(item.labels) == 1:
-        ranks = label_ranks(item.views, np.full(len(item.views), item.labels[0]))
-    scores = item.pooled(scoring.pool)
-    return Scored(item.index, item.labels, scores, item.log_mean, ranks, len(item.views))
+        ranks = np.empty(0, np.int64)
+        if labelled:
+            _check_labels(item, scoring.multi_label)
+            if not scoring.multi_label:
+                ranks = label_ranks(item.views, np.full(len(item.views), item.labels[0]))
+        scores = item.pooled(scoring.pool)
+        yield Scored(item.index, item.labels, scores, item.log_mean, ranks, len(item.views))
 
 
 def joined(items: Iterable[Scored | Skipped], scoring: Scoring) -> EvaluationResult:
