@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from nonlocal_nn._cores import available_cores
+from nonlocal_nn._cores import cores_for_each
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Share:
     @property
     def cores(self) -> int:
         """Cores this process may use, shared out over the processes of this machine; at least 1."""
-        return max(1, available_cores() // self.local_processes)
+        return cores_for_each(self.local_processes)
 
 
 def was_launched() -> bool:

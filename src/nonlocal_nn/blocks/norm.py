@@ -57,6 +57,25 @@ class FrozenBatchNorm(nn.Module):
         self.running_mean.zero_()
         self.running_var.fill_(1)
 
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Put mean and variance into weight and bias, in place: then y = weight x + bias, with eps 0.
+
+        >>> norm, x = FrozenBatchNorm(2, gamma=3.0), torch.randn(1, 2, 5)
+        >>> before = norm(x)
+        >>> norm.fold()
+        >>> torch.allclose(norm(x), before), norm.running_mean.tolist(), norm.eps
+        (True, [0.0, 0.0], 0.0)
+
+        In float64: weight / sqrt(variance + eps) and bias - that times the mean.
+        """
+        factor = self.weight.double() / (self.running_var.double() + self.eps).sqrt()
+        self.bias.copy_(self.bias.double() - factor * self.running_mean.double())
+        self.weight.copy_(factor)
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+        self.eps = 0.0
+
     def forward(self, x: Tensor) -> Tensor:
         """The same shape and dtype as x."""
         return nn.functional.batch_norm(

@@ -15,13 +15,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from nonlocal_nn.experiments.cells import Cell
     from nonlocal_nn.experiments.grid import Failure
-    from nonlocal_nn.experiments.image_cells import ImageCell
+    from nonlocal_nn.experiments.image_cells import AnyCell
     from nonlocal_nn.experiments.report import Row
     from nonlocal_nn.experiments.tables import Table
-
-    AnyCell = Cell | ImageCell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,18 +157,13 @@ def _check(config: AblateConfig, table: Table) -> None:
 
 
 def _check_images(config: AblateConfig, table: Table) -> None:
+    from nonlocal_nn.data.class_images import check_image_sets
+
     if config.data != "rendered":
         raise ValueError(f"table {table.name} is about images: --train and --test name them, not --data")
     if config.accelerator == "gpu":
         raise ValueError(f"table {table.name} runs on CPUs")
-    for name in ("train", "test"):
-        place = getattr(config, name)
-        if place is None:
-            raise ValueError(
-                f"table {table.name} wants images: --train and --test, each a folder or zip, a folder a class"
-            )
-        if not Path(place).exists():
-            raise FileNotFoundError(f"no such file or folder: {place}")
+    check_image_sets(f"table {table.name}", config.train, config.test)
 
 
 def _cells(table: Table, config: AblateConfig, root: Path) -> Sequence[AnyCell]:

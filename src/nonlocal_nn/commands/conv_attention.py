@@ -81,13 +81,9 @@ def _check(config: ConvAttentionConfig) -> None:
     if config.what == "imitate" and config.paper:
         raise ValueError("--paper belongs to cifar")
     if config.what == "cifar":
-        if config.train is None or config.test is None:
-            raise ValueError(
-                "cifar wants images: --train and --test, each a folder or zip, one folder a class"
-            )
-        for place in (config.train, config.test):
-            if not Path(place).exists():
-                raise FileNotFoundError(f"no such file or folder: {place}")
+        from nonlocal_nn.data.class_images import check_image_sets
+
+        check_image_sets("cifar", config.train, config.test)
 
 
 def _imitate(config: ConvAttentionConfig, console: Any) -> int:
@@ -163,27 +159,20 @@ def _say_flops(console: Any) -> None:
 
 
 def _cifar_once(seed: int, train: str, test: str, epochs: int) -> dict[str, Any]:
+    from nonlocal_nn.data.class_images import read_image_sets
     from nonlocal_nn.experiments.cifar import train_short
 
-    return train_short(*_images_of(train, test), seed, epochs).to_dict()
+    learnt, tested, _ = read_image_sets(train, test)
+    return train_short(learnt, tested, seed, epochs).to_dict()
 
 
 def _paper_once(seed: int, train: str, test: str, epochs: int, folder: str) -> dict[str, Any]:
+    from nonlocal_nn.data.class_images import read_image_sets
     from nonlocal_nn.experiments.cifar_paper import train_paper
 
+    learnt, tested, _ = read_image_sets(train, test)
     state = Path(folder) / f"seed{seed}" / "state.pt"
-    return train_paper(*_images_of(train, test), seed, epochs, state).to_dict()
-
-
-def _images_of(train: str, test: str) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Images and labels to train and to test on."""
-    from nonlocal_nn.data.class_images import read_class_images
-
-    images, labels, classes = read_class_images(train)
-    others, wanted, named = read_class_images(test)
-    if classes != named:
-        raise ValueError(f"{test} has the classes {', '.join(named)}, {train} {', '.join(classes)}")
-    return (images, labels), (others, wanted)
+    return train_paper(learnt, tested, seed, epochs, state).to_dict()
 
 
 @dataclass(frozen=True)
@@ -199,23 +188,17 @@ class _SeedCell:
     def key(self) -> str:
         return str(self.folder)
 
-    @property
-    def file(self) -> Path:
-        return self.folder / "results.json"
-
     def results(self) -> dict[str, Any] | None:
-        try:
-            found: dict[str, Any] = json.loads(self.file.read_text())
-        except (OSError, ValueError):
-            return None
-        return found
+        from nonlocal_nn.experiments.cells import read_results
+
+        return read_results(self.folder)
 
 
 def _work(cell: _SeedCell) -> None:
     from nonlocal_nn._files import write_whole
 
     text = json.dumps(cell.run(cell.seed, *cell.options))
-    write_whole(cell.file, lambda path: path.write_text(text))
+    write_whole(cell.folder / "results.json", lambda path: path.write_text(text))
 
 
 def _filled(cells: list[_SeedCell], config: ConvAttentionConfig) -> tuple[list[dict[str, Any]], int]:

@@ -59,6 +59,40 @@ def read_class_images(
     return np.stack(images), np.array([classes.index(name) for name in names]), classes
 
 
+def check_image_sets(who: str, train: str | None, test: str | None) -> tuple[str, str]:
+    """The two places, if both are given and there.
+
+    Raises:
+        ValueError: one is not given; `who` says what wants them.
+        FileNotFoundError: no such file or folder.
+    """
+    if train is None or test is None:
+        raise ValueError(f"{who} wants images: --train and --test, each a folder or zip, one folder a class")
+    for place in (train, test):
+        if not Path(place).exists():
+            raise FileNotFoundError(f"no such file or folder: {place}")
+    return train, test
+
+
+def read_image_sets(
+    train: str | Path, test: str | Path
+) -> tuple[
+    tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]],
+    tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]],
+    tuple[str, ...],
+]:
+    """Images and labels to train on, to test on, and their classes.
+
+    Raises:
+        ValueError: what `read_class_images` refuses, or other classes in the test.
+    """
+    images, labels, classes = read_class_images(train)
+    others, wanted, named = read_class_images(test)
+    if classes != named:
+        raise ValueError(f"{test} has the classes {', '.join(named)}, {train} {', '.join(classes)}")
+    return (images, labels), (others, wanted), classes
+
+
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
     """Names, with their folder, and contents, in the order of the names."""
     if path.is_dir():

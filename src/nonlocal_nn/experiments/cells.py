@@ -72,10 +72,8 @@ class Cell:
 
     def results(self) -> dict[str, Any] | None:
         """What its test found and its training took; None where it is not finished."""
-        try:
-            trained = json.loads((self.folder / "results.json").read_text())
-            tested = json.loads((self.folder / "test" / "results.json").read_text())
-        except (OSError, ValueError):
+        trained, tested = read_results(self.folder), read_results(self.folder / "test")
+        if trained is None or tested is None:
             return None
         return {**tested, "parameters": trained["parameters"], "train_seconds": trained["train_seconds"]}
 
@@ -99,6 +97,15 @@ class Labelled:
     clips: int
     crops: Any
     short_side: int | None
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """What a folder's results.json holds; None where there is none."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def set_folder(root: Path, question: LongRange) -> Path:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from nonlocal_nn.experiments.cells import Cell
-from nonlocal_nn.experiments.image_cells import ImageCell
+from nonlocal_nn.experiments.image_cells import AnyCell
 from nonlocal_nn.experiments.tables import Table
 from nonlocal_nn.models.build import build_model
 
@@ -22,7 +22,7 @@ _IMAGE_SECONDS = 0.0002  # of decoding one of 32 x 32
 _DECODED = 20  # videos that are timed
 
 
-def estimate_seconds(table: Table, cells: Sequence[Cell | ImageCell], threads: int) -> dict[str, float]:
+def estimate_seconds(table: Table, cells: Sequence[AnyCell], threads: int) -> dict[str, float]:
     """Seconds of one process for every unfinished cell, by key."""
     todo = [cell for cell in cells if cell.results() is None]
     before = torch.get_num_threads()
@@ -81,7 +81,7 @@ def _videos(cell: Cell) -> tuple[int, int]:
     return len(train.records), len(test.records)
 
 
-def _seconds_a_step(table: Table, name: str, cells: Sequence[Cell | ImageCell]) -> tuple[float, float]:
+def _seconds_a_step(table: Table, name: str, cells: Sequence[AnyCell]) -> tuple[float, float]:
     """Of a training step, and of a forward pass of as many clips."""
     cell = next(cell for cell in cells if cell.variant == name)
     spec = table[name].spec

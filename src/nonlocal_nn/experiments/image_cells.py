@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlocal_nn._files import write_whole
-from nonlocal_nn.experiments.cells import changes, hash_of
+from nonlocal_nn.experiments.cells import Cell, changes, hash_of, read_results
 from nonlocal_nn.experiments.tables import Images, Table
 from nonlocal_nn.models.spec import VideoResNetSpec
 
@@ -60,11 +60,10 @@ class ImageCell:
 
     def results(self) -> dict[str, Any] | None:
         """What was found, with the names of a video test; None where it is not finished."""
-        try:
-            found: dict[str, Any] = json.loads((self.folder / "results.json").read_text())
-        except (OSError, ValueError):
-            return None
-        return found
+        return read_results(self.folder)
+
+
+AnyCell = Cell | ImageCell
 
 
 def image_cells(table: Table, seeds: Sequence[int], root: Path, train: str, test: str) -> list[ImageCell]:
@@ -103,14 +102,11 @@ def train_and_test(cell: ImageCell) -> None:
     import torch
     from torch import nn
 
-    from nonlocal_nn.data.class_images import read_class_images
+    from nonlocal_nn.data.class_images import read_image_sets
     from nonlocal_nn.experiments.image_training import accuracy, batches, mirror, pixels
     from nonlocal_nn.models.build import build_model
 
-    images, labels, classes = read_class_images(cell.train)
-    others, wanted, named = read_class_images(cell.test)
-    if classes != named:
-        raise ValueError(f"{cell.test} has the classes {', '.join(named)}, {cell.train} {', '.join(classes)}")
+    (images, labels), (others, wanted), classes = read_image_sets(cell.train, cell.test)
     count = cell.images.count
     if len(images) < count:
         raise ValueError(f"{cell.train} has {len(images)} images; this table trains on {count}")

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlocal_nn._files import write_csv, write_whole
-from nonlocal_nn.experiments.cells import Cell
-from nonlocal_nn.experiments.image_cells import ImageCell
+from nonlocal_nn.experiments.image_cells import AnyCell
 from nonlocal_nn.experiments.statistics import (
     Difference,
     difference,
@@ -63,13 +62,13 @@ class Row:
         return 100.0 * self.right / self.videos
 
 
-def rows_of(table: Table, cells: Sequence[Cell | ImageCell], macs: dict[str, int]) -> list[Row]:
+def rows_of(table: Table, cells: Sequence[AnyCell], macs: dict[str, int]) -> list[Row]:
     """The rows of all finished cells; the folds of one seed are added up, where all are there.
 
     macs: by name of the variant.
     """
     folds = {(cell.variant, cell.seed): 0 for cell in cells}
-    found: dict[tuple[str, int], list[tuple[Cell | ImageCell, dict[str, Any]]]] = {}
+    found: dict[tuple[str, int], list[tuple[AnyCell, dict[str, Any]]]] = {}
     for cell in cells:
         folds[cell.variant, cell.seed] += 1
         results = cell.results()
@@ -83,7 +82,7 @@ def rows_of(table: Table, cells: Sequence[Cell | ImageCell], macs: dict[str, int
     return rows
 
 
-def _rows(name: str, seed: int, those: list[tuple[Cell | ImageCell, dict[str, Any]]], macs: int) -> list[Row]:
+def _rows(name: str, seed: int, those: list[tuple[AnyCell, dict[str, Any]]], macs: int) -> list[Row]:
     cell, first = those[0]
     about: dict[str, Any] = {
         "variant": name,

@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from nonlocal_nn._cores import cores_for_each
 from nonlocal_nn._files import write_whole
 from nonlocal_nn.checkpoints.native import MODEL_FILE
 from nonlocal_nn.checkpoints.save import save_model
@@ -25,7 +26,6 @@ from nonlocal_nn.training.loop import BetweenSteps
 from nonlocal_nn.training.model import make_model
 from nonlocal_nn.training.optim import make_optimizer, resolve_loss
 from nonlocal_nn.training.processes import (
-    cores_for_each,
     default_threads,
     default_workers,
     process_counts,

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nonlocal_nn._cores import available_cores
+from nonlocal_nn._launch import launched
 from nonlocal_nn.training.config import TrainConfig
 
 _T = TypeVar("_T")
@@ -34,20 +34,11 @@ def process_counts(config: TrainConfig) -> tuple[int, int]:
     if config.devices != "auto" and config.devices < 1:
         raise ValueError(f"devices is {config.devices}; it must be at least 1, or auto")
     if "TORCHELASTIC_RUN_ID" in os.environ and config.devices == "auto":
-        here = int(os.environ["LOCAL_WORLD_SIZE"])
-        return here, int(os.environ["WORLD_SIZE"]) // here
+        share = launched()
+        return share.local_processes, share.processes // share.local_processes
     if config.devices != "auto":
         return config.devices, config.nodes
     return (torch.cuda.device_count() if uses_gpu(config) else 1), config.nodes
-
-
-def cores_for_each(processes: int) -> int:
-    """Cores this process may use, shared out over the training processes of the machine; at least 1.
-
-    >>> cores_for_each(10_000)
-    1
-    """
-    return max(1, available_cores() // processes)
 
 
 def default_workers(cores: int, *, on_gpu: bool) -> int:
