@@ -6,11 +6,8 @@ documentation anew.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
@@ -18,8 +15,8 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from nonlocal_nn.explain.explorer import write_explorer
 from tests.browser.explored import Explored, Watch
 from tests.explain.scene import FakeCapture, capture_of_film
+from tests.scripts import REPOSITORY, load_script
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 OPTIONS = [
     "--disable-gpu",
     "--disable-background-networking",
@@ -36,18 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", help="folder to keep the pictures of the documentation in")
 
 
-def load_run() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_py", REPOSITORY / "run.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    path = load_run().find_browser(REPOSITORY)
+    path = load_script("run.py").find_browser(REPOSITORY)
     if path is None:
         pytest.fail("no Chromium here: python3 run.py test-browser installs one")
     options = [*OPTIONS, "--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else OPTIONS

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import doctest
-import importlib.util
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.scripts import load_script
+
 SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "draw_architecture.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_architecture", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/draw_architecture.py")
 
 
 def test_the_picture_is_up_to_date(script: ModuleType) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from nonlocal_nn.cli import main
 from nonlocal_nn.models.catalog import get_spec
 from nonlocal_nn.training.recipes import for_gpus, get_recipe, list_recipes, recipe
 from nonlocal_nn.training.run import train
+from tests.scripts import load_script
 
-_ROOT = Path(__file__).parents[2]
 _SMALL = {"base_width": 4}
 
 
@@ -159,11 +158,7 @@ def test_the_list(capsys) -> None:
 
 
 def test_the_page_is_that_of_the_files() -> None:
-    spec = importlib.util.spec_from_file_location("write_recipes", _ROOT / "docs/write_recipes.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("docs/write_recipes.py")
     assert module.PAGE.read_text(encoding="utf-8") == module.page(), "run docs/write_recipes.py"
 
 
