@@ -240,7 +240,7 @@ def test_threads_are_shared_with_the_workers_and_given_back(
             return super().forward(views)
 
     before = torch.get_num_threads()
-    monkeypatch.setattr("nonlocal_nn._launch.available_cores", lambda: 3)
+    monkeypatch.setattr("nonlocal_nn._cores.available_cores", lambda: 3)
     try:
         torch.set_num_threads(3)
         evaluate(Noting(), [make_sample(index=i) for i in range(2)], workers=2)
