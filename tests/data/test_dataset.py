@@ -27,7 +27,8 @@ from nonlocal_nn.data.dataset import (
 )
 from nonlocal_nn.data.decode import VideoReader
 from nonlocal_nn.data.errors import VideoError
-from nonlocal_nn.data.records import Manifest, VideoRecord
+from nonlocal_nn.data.records import Manifest
+from nonlocal_nn.data.table import RecordTable, VideoRecord
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
 from tests.data.made_videos import numbers_shown, write_video
 
@@ -171,7 +172,7 @@ def test_a_short_video_starts_over(tmp_path: Path) -> None:
 
 
 def test_several_labels_become_zeros_and_ones(videos: list[Path]) -> None:
-    records = (VideoRecord(str(videos[0]), (0, 2)), VideoRecord(str(videos[1]), ()))
+    records = RecordTable([VideoRecord(str(videos[0]), (0, 2)), VideoRecord(str(videos[1]), ())])
     manifest = Manifest(records, ("a", "b", "c"), multi_label=True)
     dataset = ClipDataset(manifest, clip_frames=2, frame_stride=1, transform=PLAIN, seed=0)
     batch = _batches(dataset, 0)[0]
@@ -274,14 +275,14 @@ def test_an_uncut_video_gives_its_labelled_seconds(tmp_path: Path) -> None:
     whole = ViewTransform(short_side=48, crop=None, crops=1)
 
     def shown(start: float, end: float) -> list[int]:
-        manifest = Manifest((VideoRecord(path, (0,), start, end),), ("a",))
+        manifest = Manifest(RecordTable([VideoRecord(path, (0,), start, end)]), ("a",))
         sample = ViewDataset(manifest, clip_frames=2, frame_stride=1, clips=2, transform=whole)[0]
         assert isinstance(sample, ViewSample), sample
         return [n for clip in sample.views for n in numbers_shown(clip.permute(1, 2, 3, 0).numpy())]
 
     assert shown(2.0, 4.0) == [50, 51, 98, 99]
     assert shown(100.0, 110.0) == [0, 1, 248, 249]  # ten seconds of a longer video: cut already
-    manifest = Manifest((VideoRecord(path, (0,), 20.0, 22.0),), ("a",))
+    manifest = Manifest(RecordTable([VideoRecord(path, (0,), 20.0, 22.0)]), ("a",))
     skipped = ViewDataset(manifest, clip_frames=2, frame_stride=1, clips=2, transform=whole)[0]
     assert isinstance(skipped, Skipped)
     assert skipped.problem.reason == "no frame between 20 and 22 s: the video lasts 10.00 s"
@@ -310,7 +311,7 @@ def test_real_labelled_clips(shared_data: Path) -> None:
 @pytest.mark.parametrize("size", [(640, 2), (2, 640), (1280, 4)])
 def test_a_strip_is_refused_before_it_fills_the_memory(tmp_path: Path, size: tuple[int, int]) -> None:
     path = str(write_video(tmp_path / "strip.mp4", 3, "libx264", size=size, pix_fmt="yuv444p"))
-    manifest = Manifest((VideoRecord(path, (0,)),), ("a",))
+    manifest = Manifest(RecordTable([VideoRecord(path, (0,))]), ("a",))
     views = ViewDataset(
         manifest,
         clip_frames=2,
@@ -333,7 +334,7 @@ def test_a_condition_of_the_machine_is_not_remembered_as_broken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     path = str(write_video(tmp_path / "a.mp4", 8))
-    manifest = Manifest((VideoRecord(path, (0,)),), ("a",))
+    manifest = Manifest(RecordTable([VideoRecord(path, (0,))]), ("a",))
     train = ClipDataset(
         manifest, clip_frames=2, frame_stride=1, transform=TrainTransform(crop=32, jitter=(32, 40)), seed=0
     )

@@ -180,10 +180,10 @@ def test_kinetics_csv(tmp_path: Path) -> None:
     # only a file that may be uncut keeps its stretch
     assert [(r.start_seconds, r.end_seconds) for r in manifest.records] == [(None, None), (3, 13), (0, 10)]
     assert [problem.reason for problem in manifest.problems] == [
-        f"no video named gone_000000_000010 or gone under {videos} ({source}, line 5)",
         f"the stretch from 13 to 3 s is empty ({source}, line 6)",
         "the line has more or fewer cells than the header",
         f"time_start 'x' is not a number of seconds ({source}, line 8)",
+        f"no video named gone_000000_000010 or gone under {videos} ({source}, line 5)",
     ]
     assert len(read_manifest(source, root=videos, where="split == val")) == 1
 

@@ -96,8 +96,8 @@ def run_test(config: TestConfig) -> tuple[Path, dict[str, Any]]:
     seconds = time.monotonic() - start
 
     skipped = (*manifest.problems, *result.skipped)
-    groups = None if config.group_by is None else [record.group for record in manifest.records]
-    parts = break_down(result, [record.part for record in manifest.records], groups) if columns else []
+    groups = None if config.group_by is None else manifest.records.groups()
+    parts = break_down(result, manifest.records.parts(), groups) if columns else []
     results = {
         "model": trained.name,
         "checkpoint": str(trained.file),
@@ -183,8 +183,8 @@ def _manifest(config: TestConfig, trained: Trained, columns: list[str]) -> Manif
                 f"--group_by chooses between two classes; the network has {len(trained.classes)}"
             )
         records = manifest.records
-        check_quartets([r.group for r in records], [r.labels for r in records], config.group_by)
-        check_parts([r.group for r in records], [r.part for r in records])
+        check_quartets(records.groups(), [labels for _, labels, _, _ in records.rows()], config.group_by)
+        check_parts(records.groups(), records.parts())
     return replace(manifest, multi_label=trained.multi_label)
 
 
@@ -202,7 +202,7 @@ def _write_files(
     write_whole(out / "config.yaml", lambda partial: partial.write_text(text))
     _write_skipped(out, skipped)
     if config.predictions != "none":
-        paths = [record.path for record in manifest.records]
+        paths = list(manifest.records.paths)
         write_predictions(result, paths, trained.classes, out / f"predictions.{config.predictions}")
 
 

@@ -108,8 +108,7 @@ def scores_key(trained: Trained, dataset: ViewDataset, scoring: Scoring, device:
         digest = hashlib.file_digest(stream, "sha256")
     view = (dataset.clip_frames, dataset.frame_stride, dataset.clips, dataset.transform)
     digest.update(repr((view, scoring, device)).encode())
-    for record in dataset.manifest.records:
-        row = (record.path, record.labels, record.start_seconds, record.end_seconds)
+    for row in dataset.manifest.records.rows():
         digest.update(repr(row).encode())
     return digest.hexdigest()[:16]
 

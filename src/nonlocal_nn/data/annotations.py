@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
-import io
+import itertools
 import math
 import os
 import re
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from nonlocal_nn._text import read_text
+import numpy as np
+
+from nonlocal_nn._text import lines_of, plain_lines, read_text
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.labels import LabelReading, decide_labels, number_of
 from nonlocal_nn.data.lists import LABEL_COLUMNS, PATH_COLUMNS, read_list_lines
-from nonlocal_nn.data.records import FileFinder, Manifest, ManifestKind, VideoRecord, look_through
+from nonlocal_nn.data.records import FileFinder, Manifest, ManifestKind, look_through
+from nonlocal_nn.data.table import Codes, Hashes, RecordTable, Texts, VideoRecord
 from nonlocal_nn.data.where import RowFilter
 
 __all__ = ["CHARADES_CLASSES", "READERS", "Source", "guess_kind"]
@@ -52,17 +56,35 @@ class Source:
     part_by: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Labelled:
-    """A row that names its video: the line, what it calls the video, its labels and seconds as written."""
+@dataclass
+class _Rows:
+    """Rows that name their videos, in columns: the line, what it calls the video, its label and seconds as
+    written (NaN: none). Groups and parts stay empty where no row has one.
+    """
 
-    line: int
-    name: str
-    labels: tuple[str, ...]
-    start_seconds: float | None = None
-    end_seconds: float | None = None
-    group: str | None = None
-    part: tuple[str, ...] = ()
+    lines: array[int] = field(default_factory=lambda: array("q"))
+    names: Texts = field(default_factory=Texts)
+    labels: Codes[str] = field(default_factory=Codes)
+    starts: array[float] = field(default_factory=lambda: array("d"))
+    ends: array[float] = field(default_factory=lambda: array("d"))
+    groups: Codes[str | None] = field(default_factory=Codes)
+    parts: Codes[tuple[str, ...]] = field(default_factory=Codes)
+
+    def add(self, line: int, name: str, label: str, stretch: tuple[float | None, float | None]) -> None:
+        """One more row; its group and part, where there are any, are added beside it."""
+        self.lines.append(line)
+        self.names.append(name)
+        self.labels.append(label)
+        start, end = stretch
+        self.starts.append(math.nan if start is None else start)
+        self.ends.append(math.nan if end is None else end)
+
+    def stretches(self) -> Iterable[tuple[float | None, float | None]]:
+        """Start and end of each row."""
+        if all(map(math.isnan, self.starts)) and all(map(math.isnan, self.ends)):
+            return itertools.repeat((None, None), len(self.lines))
+        pairs = zip(self.starts, self.ends, strict=True)
+        return ((None if s != s else s, None if e != e else e) for s, e in pairs)
 
 
 class _Unusable(Exception):  # noqa: N818 - not an error: the line is left out
@@ -75,7 +97,7 @@ def guess_kind(path: Path) -> ManifestKind:
     Raises:
         ValueError: the file is empty.
     """
-    first = next((line for line in read_text(path).splitlines() if line.strip()), None)
+    first = next((line for line in plain_lines(path) if line.strip()), None)
     if first is None:
         raise ValueError(f"{path} is empty: expected lines `path label`, or a csv with a header")
     for delimiter in DELIMITERS:
@@ -101,56 +123,56 @@ def _column(columns: Sequence[str] | set[str], names: Sequence[str]) -> str | No
 
 def _manifest(
     source: Source,
-    rows: Sequence[_Labelled],
+    rows: _Rows,
+    labels_of: Mapping[str, tuple[str, ...]],
     reading: LabelReading,
     problems: list[Problem],
     notes: Sequence[str],
     *,
     multi_label: bool,
 ) -> Manifest:
-    """Rows to records by one reading of their labels."""
+    """Rows to records by one reading of their labels; `labels_of` says which labels a row's text holds."""
     path = source.path
-    finder = FileFinder(source.root)
-    records: list[VideoRecord] = []
-    lines: list[int] = []
+    find = FileFinder(source.root).find
+    records = RecordTable()
+    lines = array("q")
+    known: dict[str, tuple[int, ...] | str] = {}  # by text: class numbers, or why there are none
+    unknown: dict[str, list[str]] = {}
+    for text in rows.labels.values:
+        labels = labels_of[text]
+        unknown[text] = [label for label in labels if label not in reading.indices]
+        if unknown[text]:
+            known[text] = reading.why_not(unknown[text][0])
+        elif not labels and not multi_label:
+            known[text] = "no label"
+        elif len(labels) == 1:
+            known[text] = (reading.indices[labels[0]],)
+        else:
+            known[text] = tuple(sorted({reading.indices[label] for label in labels}))
     strange: dict[str, list[int]] = {}
-    for row in rows:
-        try:
-            if not row.labels and not multi_label:
-                raise _Unusable("no label")
-            unknown = [label for label in row.labels if label not in reading.indices]
-            for label in unknown:
-                strange.setdefault(label, []).append(row.line)
-            if unknown:
-                raise _Unusable(reading.why_not(unknown[0]))
-            found, absent = finder.find(row.name)
-            if absent:
-                raise _Unusable(absent)
-            if len(row.labels) == 1:
-                labels: tuple[int, ...] = (reading.indices[row.labels[0]],)
-            else:
-                labels = tuple(sorted({reading.indices[label] for label in row.labels}))
-            records.append(
-                VideoRecord(
-                    found,
-                    labels,
-                    row.start_seconds,
-                    row.end_seconds,
-                    exact_seconds=True,
-                    group=row.group,
-                    part=row.part,
-                )
-            )
-            lines.append(row.line)
-        except _Unusable as reason:
-            problems.append(Problem(row.name or f"{path}:{row.line}", f"{reason} ({path}, line {row.line})"))
+    count = len(rows.lines)
+    stretches = rows.stretches() if rows.starts else itertools.repeat((None, None), count)
+    groups: Iterable[str | None] = rows.groups if len(rows.groups) else itertools.repeat(None, count)
+    parts: Iterable[tuple[str, ...]] = rows.parts if len(rows.parts) else itertools.repeat((), count)
+    columns = (rows.lines, rows.names, rows.labels, stretches, groups, parts)
+    for line, name, text, (start, end), group, part in zip(*columns, strict=True):
+        numbers = known[text]
+        if isinstance(numbers, str):
+            for label in unknown[text]:
+                strange.setdefault(label, []).append(line)
+            found, reason = "", numbers
+        else:
+            found, reason = find(name)
+        if found and not isinstance(numbers, str):
+            records.add(found, numbers, start, end, True, group, part)
+            lines.append(line)
+        else:
+            problems.append(Problem(name or f"{path}:{line}", f"{reason} ({path}, line {line})"))
     if not multi_label:
         records = _without_conflicts(records, lines, reading.classes, path, problems)
     strangers = _strangers(path, {reading.why_not(label): at for label, at in strange.items()})
     said = (*notes, *((reading.note,) if reading.note else ()))
-    return Manifest(
-        tuple(records), reading.classes, multi_label, tuple(problems), said, strangers, reading.first
-    )
+    return Manifest(records, reading.classes, multi_label, tuple(problems), said, strangers, reading.first)
 
 
 def _strangers(path: Path, strange: Mapping[str, list[int]]) -> tuple[str, ...]:
@@ -163,26 +185,30 @@ def _strangers(path: Path, strange: Mapping[str, list[int]]) -> tuple[str, ...]:
 
 
 def _without_conflicts(
-    records: list[VideoRecord],
-    lines: list[int],
+    records: RecordTable,
+    lines: Sequence[int],
     classes: tuple[str, ...],
     path: Path,
     problems: list[Problem],
-) -> list[VideoRecord]:
+) -> RecordTable:
     """Leave out videos (or the same seconds of one) that have two labels: one of them is wrong."""
-    labelled: dict[tuple[str, float | None, float | None], dict[int, int]] = {}
-    keys = [(record.path, record.start_seconds, record.end_seconds) for record in records]
-    for key, record, line in zip(keys, records, lines, strict=True):
-        labelled.setdefault(key, {}).setdefault(record.labels[0], line)
-    kept = []
-    for key, record in zip(keys, records, strict=True):
-        if len(labelled[key]) == 1:
-            kept.append(record)
+    # By a hash first: hardly any list names a video twice.
+    keys = ((path, start, end) for path, _, start, end in records.rows())
+    hashes = np.fromiter(map(hash, keys), np.int64, len(records))
+    _, places, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    twice = np.flatnonzero(counts[places] > 1).tolist()
+    labelled: dict[tuple[str, float | None, float | None], dict[int, list[int]]] = {}
+    for row in twice:
+        record = records[row]
+        key = (record.path, record.start_seconds, record.end_seconds)
+        labelled.setdefault(key, {}).setdefault(record.labels[0], []).append(row)
+    wrong: list[int] = []
     for key, labels in labelled.items():
         if len(labels) > 1:
-            said = " and ".join(f"{classes[label]} (line {line})" for label, line in labels.items())
+            said = " and ".join(f"{classes[label]} (line {lines[at[0]]})" for label, at in labels.items())
             problems.append(Problem(key[0], f"has {len(labels)} labels in {path}: {said}; all are left out"))
-    return kept
+            wrong += [row for at in labels.values() for row in at]
+    return records.without(wrong) if wrong else records
 
 
 # -- path label lists
@@ -194,74 +220,109 @@ def _read_list(source: Source) -> Manifest:
         source.path, source.root, source.classes, columns_known=source.multi_label is not None
     )
     reading = decide_labels(
-        (label for line in lines for label in line.labels),
+        (label for labels in lines.labels.values() for label in labels),
         source.classes,
         source=str(source.path),
         first=source.first,
     )
-    multi_label = any(len(line.labels) > 1 for line in lines)
-    rows = [_Labelled(line.number, line.name, line.labels) for line in lines]
-    return _manifest(source, rows, reading, problems, notes, multi_label=multi_label)
+    multi_label = any(len(labels) > 1 for labels in lines.labels.values())
+    rows = _Rows(lines.numbers, lines.names, lines.texts)
+    return _manifest(source, rows, lines.labels, reading, problems, notes, multi_label=multi_label)
 
 
 # -- csv files with a header
 # ----------------------------------------------------------------------------------------
 
 
-def _rows(path: Path, needed: Mapping[str, Sequence[str]]) -> Iterator[tuple[int, Row | None]]:
-    """Yield (line number, row); None for a row with too few or too many cells.
+class _Table:
+    """A csv with a header: for each row the cells of the columns asked for.
 
-    `needed` has the columns there must be, with the names they may have; they get the first of these names.
-    Raises ValueError where one is missing, or a quote is not closed.
+    Args:
+        path: the file.
+        needed: the columns there must be, with the names they may have; they get the first of these names.
+        optional: columns that may be missing; their cells are then empty.
+
+    Raises:
+        ValueError: a column is missing, or stands there twice.
     """
-    text = read_text(path)
-    header = next((line for line in text.splitlines() if line.strip()), "")
-    columns: list[str] = []
-    for delimiter in DELIMITERS:
-        columns = [column.strip() for column in next(csv.reader([header], delimiter=delimiter), [])]
-        if all(_column(columns, names) is not None for names in needed.values()):
-            break
-    else:
-        columns = [column.strip() for column in next(csv.reader([header]), [])]
-        missing = [name for name, names in needed.items() if _column(columns, names) is None]
-        raise ValueError(
-            f"{path} has no column {' or '.join(missing)}; its header is {', '.join(columns) or 'empty'}"
-        )
-    called = {_column(columns, names): name for name, names in needed.items()}
-    columns = [called.get(column, column) for column in columns]
-    if twice := [name for name, count in Counter(columns).items() if count > 1 and name]:
-        raise ValueError(f"{path}: its header names the column {twice[0]} twice")
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
-    )
-    begins = 1
-    header_seen = False
-    while True:
-        begins = reader.line_num + 1
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
+
+    def __init__(self, path: Path, needed: Mapping[str, Sequence[str]], optional: Sequence[str] = ()) -> None:
+        self.path = path
+        self._text = read_text(path)
+        header = next((line for line in lines_of(self._text) if line.strip()), "").strip("\r\n")
+        columns: list[str] = []
+        for delimiter in DELIMITERS:
+            columns = [column.strip() for column in next(csv.reader([header], delimiter=delimiter), [])]
+            if all(_column(columns, names) is not None for names in needed.values()):
+                break
+        else:
+            columns = [column.strip() for column in next(csv.reader([header]), [])]
+            missing = [name for name, names in needed.items() if _column(columns, names) is None]
             raise ValueError(
-                f"{path}, line {begins}: {_quote_error(str(error))}; the lines from there on cannot be read"
-            ) from None
-        if cells is None:
-            return
-        if not any(cell.strip() for cell in cells):
-            continue
-        if not header_seen:
-            header_seen = True
-            continue
-        if len(cells) != len(columns):
-            yield begins, None
-            continue
-        row = {column: cell.strip() for column, cell in zip(columns, cells, strict=True)}
-        for name in needed:
-            if "\n" in row[name] or "\r" in row[name]:
+                f"{path} has no column {' or '.join(missing)}; its header is {', '.join(columns) or 'empty'}"
+            )
+        called = {_column(columns, names): name for name, names in needed.items()}
+        self.columns = [called.get(column, column) for column in columns]
+        if twice := [name for name, count in Counter(self.columns).items() if count > 1 and name]:
+            raise ValueError(f"{path}: its header names the column {twice[0]} twice")
+        self._delimiter = delimiter
+        self._needed = list(needed)
+        self._places = [
+            self.columns.index(name) if name in self.columns else -1 for name in (*needed, *optional)
+        ]
+
+    def __iter__(self) -> Iterator[tuple[int, list[str] | None]]:
+        """Yield (line number, all cells); None for a row with too few or too many cells.
+
+        Raises:
+            ValueError: a quote is not closed.
+        """
+        path, width = self.path, len(self.columns)
+        has_all = -1 not in self._places
+        reader = csv.reader(
+            lines_of(self._text), delimiter=self._delimiter, skipinitialspace=True, strict=True
+        )
+        header_seen = False
+        while True:
+            begins = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
                 raise ValueError(
-                    f"{path}, line {begins}: a quote that opens there closes only in line {reader.line_num}; "
+                    f"{path}, line {begins}: {_quote_error(str(error))}; the lines from there on cannot be "
+                    "read"
+                ) from None
+            if cells is None:
+                return
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not header_seen:
+                header_seen = True
+                continue
+            if len(cells) != width:
+                yield begins, None
+                continue
+            if reader.line_num > begins:
+                self._check_lines(begins, reader.line_num, cells)
+            if not has_all:
+                cells.append("")  # what a column that is missing holds
+            yield begins, cells
+
+    def row(self, cells: Sequence[str]) -> Row:
+        """All cells by column."""
+        return {column: cell.strip() for column, cell in zip(self.columns, cells, strict=False)}
+
+    def asked(self, cells: Sequence[str]) -> list[str]:
+        """The cells of the columns asked for, in the order in which they were."""
+        return [cells[place].strip() for place in self._places]
+
+    def _check_lines(self, begins: int, ends: int, cells: Sequence[str]) -> None:
+        for name, cell in zip(self._needed, self.asked(cells), strict=False):
+            if "\n" in cell or "\r" in cell:
+                raise ValueError(
+                    f"{self.path}, line {begins}: a quote that opens there closes only in line {ends}; "
                     f"the lines between became part of the column {name}"
                 )
-        yield begins, row
 
 
 def _quote_error(text: str) -> str:
@@ -273,40 +334,38 @@ def _quote_error(text: str) -> str:
 
 
 def _read_table(
-    source: Source, needed: Mapping[str, Sequence[str]], use: Callable[[int, Row], None]
+    source: Source,
+    table: _Table,
+    use: Callable[[int, list[str]], None],
+    see: Callable[[list[str]], None] | None = None,
 ) -> list[Problem]:
-    """Call `use` for each row that `where` keeps; return what it and the file's form made unusable."""
+    """Call `use` for each row that `where` keeps, with its line and the cells asked for; `see` for every row.
+
+    Returns what `use` and the file's form made unusable.
+    """
     problems: list[Problem] = []
     chosen: RowFilter | None = None
-    for number, row in _rows(source.path, needed):
-        if row is None:
-            problems.append(
-                Problem(f"{source.path}:{number}", "the line has more or fewer cells than the header")
-            )
+    path = source.path
+    for number, cells in table:
+        if cells is None:
+            problems.append(Problem(f"{path}:{number}", "the line has more or fewer cells than the header"))
             continue
+        asked = table.asked(cells)
+        if see is not None:
+            see(asked)
         if source.where is not None:
+            row = table.row(cells)
             chosen = chosen or RowFilter(source.where, row)
             if not chosen(row):
                 continue
         try:
-            use(number, row)
+            use(number, asked)
         except _Unusable as reason:
-            name = row[next(iter(needed))] or f"{source.path}:{number}"
-            problems.append(Problem(name, f"{reason} ({source.path}, line {number})"))
+            problems.append(Problem(asked[0] or f"{path}:{number}", f"{reason} ({path}, line {number})"))
     return problems
 
 
-def _values(path: Path, needed: Mapping[str, Sequence[str]], column: str) -> Iterator[str]:
-    """Yield the cells of a column, of all rows."""
-    for _, row in _rows(path, needed):
-        if row is not None and row[column]:
-            yield row[column]
-
-
-def _seconds(row: Mapping[str, str], column: str) -> float | None:
-    text = row.get(column, "")
-    if not text:
-        return None
+def _seconds(text: str, column: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -316,48 +375,63 @@ def _seconds(row: Mapping[str, str], column: str) -> float | None:
     return value
 
 
-def _stretch(row: Mapping[str, str], first: str, last: str) -> tuple[float | None, float | None]:
-    start, end = _seconds(row, first), _seconds(row, last)
+def _stretch(first: str, last: str, columns: tuple[str, str]) -> tuple[float | None, float | None]:
+    if not first and not last:
+        return None, None
+    start = _seconds(first, columns[0]) if first else None
+    end = _seconds(last, columns[1]) if last else None
     if start is not None and start < 0:
-        raise _Unusable(f"{first} {start:g} is before the video begins")
+        raise _Unusable(f"{columns[0]} {start:g} is before the video begins")
     if end is not None and end <= (start or 0):
         raise _Unusable(f"the stretch from {start or 0:g} to {end:g} s is empty")
     return start, end
 
 
 def _read_csv(source: Source) -> Manifest:
-    needed = {"path": PATH_COLUMNS, "label": LABEL_COLUMNS}
+    needed: dict[str, Sequence[str]] = {"path": PATH_COLUMNS, "label": LABEL_COLUMNS}
     for column in (*filter(None, [source.group_by]), *source.part_by):
         needed[column] = (column.lower(),)
+    columns = ("start_seconds", "end_seconds")
+    table = _Table(source.path, needed, columns)
+    places = {name: place for place, name in enumerate(needed)}
+    group_at = None if source.group_by is None else places[source.group_by]
+    parts_at = [places[column] for column in source.part_by]
 
     def labels_of(cell: str) -> tuple[str, ...]:
         if source.classes is not None and cell in source.classes:
             return (cell,)  # a name with a semicolon
         return tuple(part for part in (part.strip() for part in cell.split(";")) if part)
 
-    # All rows, so that the parts of one file that `where` cuts out agree on the numbers.
-    texts = list(_values(source.path, needed, "label"))
+    # Of all rows, so that the parts of one file that `where` cuts out agree on the numbers.
+    texts: dict[str, None] = {}
+    rows = _Rows()
+
+    def see(cells: list[str]) -> None:
+        texts.setdefault(cells[1])
+
+    def use(number: int, cells: list[str]) -> None:
+        stretch = _stretch(cells[-2], cells[-1], columns)
+        rows.add(number, cells[0], cells[1], stretch)
+        if group_at is not None:
+            rows.groups.append(cells[group_at])
+        if parts_at:
+            rows.parts.append(tuple(cells[at] for at in parts_at))
+
+    problems = _read_table(source, table, use, see)
+    del table  # and the text of the file
+    texts.pop("", None)
     # pandas writes a missing number as nan; a class may have that name where classes have names.
     gaps = {"nan", "NaN"} if all(number_of(t) is not None for t in texts if t.lower() != "nan") else set()
-    cells = [labels_of(text) for text in texts if text not in gaps]
-    multi_label = any(len(labels) > 1 for labels in cells)
+    labels = {text: labels_of(text) for text in texts if text not in gaps}
     reading = decide_labels(
-        (label for labels in cells for label in labels),
+        (label for own in labels.values() for label in own),
         source.classes,
         source=str(source.path),
         first=source.first,
     )
-    rows: list[_Labelled] = []
-
-    def use(number: int, row: Row) -> None:
-        stretch = _stretch(row, "start_seconds", "end_seconds")
-        labels = () if row["label"] in gaps else labels_of(row["label"])
-        group = None if source.group_by is None else row[source.group_by]
-        part = tuple(row[column] for column in source.part_by)
-        rows.append(_Labelled(number, row["path"], labels, *stretch, group, part))
-
-    problems = _read_table(source, needed, use)
-    return _manifest(source, rows, reading, problems, (), multi_label=multi_label)
+    multi_label = any(len(own) > 1 for own in labels.values())
+    held = {text: labels.get(text, ()) for text in rows.labels.values}
+    return _manifest(source, rows, held, reading, problems, (), multi_label=multi_label)
 
 
 class _VideoIndex:
@@ -365,56 +439,72 @@ class _VideoIndex:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._by_stem: dict[str, list[str]] = {}
         contents = look_through(root)
         self.problems = contents.problems
-        for path in contents.paths:
-            name = path.rpartition(os.sep)[2]
-            self._by_stem.setdefault(name[: name.rfind(".")], []).append(path)
+        self._paths = contents.paths
+        self._stems = Hashes(map(_stem, self._paths))
 
     def find(self, stems: tuple[str, ...], folder: str = "") -> tuple[str, str]:
         """Return (path, stem) of the first stem there is, if possible from a folder named like its class."""
         for stem in stems:
-            paths = self._by_stem.get(stem)
-            if paths is None:
-                continue
-            if len(paths) == 1:
+            paths = [path for at in self._stems.places(stem) if _stem(path := self._paths[at]) == stem]
+            if len(paths) > 1:
+                plain = folder.replace(" ", "_")
+                of_class = (path for path in paths if Path(path).parent.name.replace(" ", "_") == plain)
+                return next(of_class, paths[0]), stem
+            if paths:
                 return paths[0], stem
-            plain = folder.replace(" ", "_")
-            return next((p for p in paths if Path(p).parent.name.replace(" ", "_") == plain), paths[0]), stem
         raise _Unusable(f"no video named {' or '.join(stems)} under {self.root}")
 
 
+def _stem(path: str) -> str:
+    """The name of a video without its suffix."""
+    return path[path.rfind(os.sep) + 1 : path.rfind(".")]
+
+
 def _read_kinetics(source: Source) -> Manifest:
-    needed = {"youtube_id": ("youtube_id",), "label": ("label",)}
-    known = source.classes
-    if known is None:
-        known = tuple(sorted(set(_values(source.path, needed, "label"))))
-    videos = _VideoIndex(source.root)
-    records: list[VideoRecord] = []
-    lines: list[int] = []
-    strange: dict[str, list[int]] = {}
+    columns = ("time_start", "time_end")
+    table = _Table(source.path, {"youtube_id": ("youtube_id",), "label": ("label",)}, columns)
+    rows = _Rows()
+    texts: dict[str, None] = {}
+
+    def see(cells: list[str]) -> None:
+        texts.setdefault(cells[1])
+
+    def use(number: int, cells: list[str]) -> None:
+        rows.add(number, cells[0], cells[1], _stretch(cells[2], cells[3], columns))
+
+    problems = _read_table(source, table, use, see)
+    del table  # and the text of the file
+    texts.pop("", None)
+    known = source.classes if source.classes is not None else tuple(sorted(texts))
     reading = LabelReading(known, {name: index for index, name in enumerate(known)})
+    why_not = {text: reading.why_not(text) for text in rows.labels.values if text not in reading.indices}
+    videos = _VideoIndex(source.root)
+    records = RecordTable()
+    lines = array("q")
+    strange: dict[str, list[int]] = {}
     uncut = 0
-
-    def use(number: int, row: Row) -> None:
-        nonlocal uncut
-        if row["label"] not in reading.indices:
-            reason = reading.why_not(row["label"])
-            strange.setdefault(reason, []).append(number)
-            raise _Unusable(reason)
-        start, end = _stretch(row, "time_start", "time_end")
-        name = row["youtube_id"]
-        cut = f"{name}_{int(start):06d}_{int(end):06d}" if start is not None and end is not None else name
-        found, stem = videos.find((cut, name), folder=row["label"])
-        record = VideoRecord(found, (reading.indices[row["label"]],))
-        if stem == name and end is not None:
+    for number, name, label, (start, end) in zip(
+        rows.lines, rows.names, rows.labels, rows.stretches(), strict=True
+    ):
+        try:
+            if label in why_not:
+                strange.setdefault(why_not[label], []).append(number)
+                raise _Unusable(why_not[label])
+            cut = name if start is None or end is None else f"{name}_{int(start):06d}_{int(end):06d}"
+            found, stem = videos.find((cut, name), folder=label)
+        except _Unusable as reason:
+            problems.append(
+                Problem(name or f"{source.path}:{number}", f"{reason} ({source.path}, line {number})")
+            )
+            continue
+        if stem != name or end is None:
+            start = end = None
+        else:
             uncut += 1
-            record = replace(record, start_seconds=start, end_seconds=end)
-        records.append(record)
+        records.add(found, (reading.indices[label],), start, end)
         lines.append(number)
-
-    problems = _read_table(source, needed, use)
     kept = _without_conflicts(records, lines, known, source.path, problems)
     notes: tuple[str, ...] = ()
     if uncut:
@@ -423,7 +513,7 @@ def _read_kinetics(source: Source) -> Manifest:
             "longer than its labelled seconds (and 1) counts as cut to them, in others they are looked up",
         )
     return Manifest(
-        tuple(kept),
+        kept,
         known,
         problems=(*problems, *videos.problems),
         notes=notes,
@@ -434,25 +524,26 @@ def _read_kinetics(source: Source) -> Manifest:
 def _read_charades(source: Source) -> Manifest:
     known = source.classes if source.classes is not None else CHARADES_CLASSES
     videos = _VideoIndex(source.root)
-    records: list[VideoRecord] = []
+    table = _Table(source.path, {"id": ("id",), "actions": ("actions",)}, ("length",))
+    records = RecordTable()
     missing: list[tuple[int, VideoRecord]] = []
     too_long: list[tuple[float, str]] = []
 
-    def use(number: int, row: Row) -> None:
-        del number
-        actions = tuple(_actions(row["actions"], len(known)))
+    def use(_number: int, cells: list[str]) -> None:
+        name, said, seconds = cells
+        actions = tuple(_actions(said, len(known)))
         labels = tuple(sorted({label for label, _, _ in actions}))
-        length = _seconds(row, "length")
+        length = _seconds(seconds, "length") if seconds else None
         if length is not None:
-            too_long.extend((end - length, row["id"]) for _, _, end in actions if end > length)
+            too_long.extend((end - length, name) for _, _, end in actions if end > length)
         try:
-            path = videos.find((row["id"],))[0]
+            path = videos.find((name,))[0]
         except _Unusable:
-            missing.append((len(records), VideoRecord(row["id"], labels)))
+            missing.append((len(records), VideoRecord(name, labels)))
             raise
-        records.append(VideoRecord(path, labels, actions=actions))
+        records.add(path, labels, actions=actions)
 
-    problems = _read_table(source, {"id": ("id",), "actions": ("actions",)}, use)
+    problems = _read_table(source, table, use)
     notes: tuple[str, ...] = ()
     if too_long:
         most, of = max(too_long)
@@ -461,7 +552,7 @@ def _read_charades(source: Source) -> Manifest:
             f"({of}); they count to its end",
         )
     return Manifest(
-        tuple(records),
+        records,
         known,
         True,
         (*problems, *videos.problems),

@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 
 from nonlocal_nn.data.decode import VideoReader
 from nonlocal_nn.data.errors import Problem, UnavailableError, VideoError
-from nonlocal_nn.data.records import ClipLabels, Manifest, VideoRecord
+from nonlocal_nn.data.records import ClipLabels, Manifest
 from nonlocal_nn.data.sampling import CropBox, clip_indices, random_start, sample_generator, uniform_starts
+from nonlocal_nn.data.table import VideoRecord
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
 
 __all__ = [
@@ -172,13 +173,12 @@ class ClipDataset(Dataset[Sample]):
             raise ValueError("the manifest holds no videos")
         if max_attempts < 1:
             raise ValueError(f"max_attempts must be 1 or more, not {max_attempts}")
-        if not manifest.multi_label:
-            for record in manifest.records:
-                if len(record.labels) != 1:
-                    raise ValueError(
-                        f"{record.path}: {len(record.labels)} labels; training needs one for each video "
-                        "(or a manifest with multi_label)"
-                    )
+        crowded = manifest.records.first_without_one_label()
+        if crowded is not None and not manifest.multi_label:
+            raise ValueError(
+                f"{crowded.path}: {len(crowded.labels)} labels; training needs one for each video "
+                "(or a manifest with multi_label)"
+            )
         clip_indices(0, clip_frames, frame_stride, 1)  # raises where they make no clip
         self.manifest = manifest
         self.clip_frames = clip_frames
@@ -318,7 +318,7 @@ def _frame_span(reader: VideoReader, record: VideoRecord) -> tuple[int, int]:
 
 
 def _label_tensor(manifest: Manifest, index: int) -> Tensor:
-    labels = manifest.records[index].labels
+    labels = manifest.records.labels_of(index)
     if manifest.multi_label:
         return _hot(labels, manifest.num_classes)
     return torch.tensor(labels[0] if len(labels) == 1 else labels, dtype=torch.int64)

@@ -18,10 +18,10 @@ from nonlocal_nn.data.records import (
     VIDEO_SUFFIXES,
     Manifest,
     ManifestKind,
-    VideoRecord,
     is_system_folder,
     look_through,
 )
+from nonlocal_nn.data.table import RecordTable
 
 __all__ = ["read_classes", "read_manifest"]
 
@@ -114,7 +114,7 @@ def read_manifest(
             annotations.Source(path, folder, known, first_label, where, multi_label, group_by, tuple(part_by))
         )
     if multi_label is not None and manifest.multi_label != multi_label:
-        crowded = next((record for record in manifest.records if len(record.labels) != 1), None)
+        crowded = manifest.records.first_without_one_label()
         if not multi_label and crowded is not None:
             raise ValueError(f"{crowded.path} has {len(crowded.labels)} labels, but multi_label is False")
         manifest = replace(manifest, multi_label=multi_label)
@@ -135,7 +135,7 @@ def _read_folders(root: Path, classes: tuple[str, ...] | None) -> Manifest:
         reading = LabelReading(tuple(names), {name: number for number, name in enumerate(names)})
     else:
         reading = decide_labels(names, classes, source=str(root), names_only=True)
-    records: list[VideoRecord] = []
+    records = RecordTable()
     problems: list[Problem] = []
     unknown: Counter[str] = Counter()
     for folder in folders:
@@ -146,9 +146,10 @@ def _read_folders(root: Path, classes: tuple[str, ...] | None) -> Manifest:
         inside = look_through(folder)
         problems += inside.problems
         unknown.update(dict(inside.unknown))
-        if not inside.paths and not inside.problems:
+        if not len(inside.paths) and not inside.problems:
             problems.append(Problem(str(folder), "this class folder holds no videos"))
-        records += [VideoRecord(path, (label,)) for path in inside.paths]
+        for path in inside.paths:
+            records.add(path, (label,))
     problems += [
         Problem(str(entry), "lies beside the class folders, not in one")
         for entry in entries
@@ -163,4 +164,4 @@ def _read_folders(root: Path, classes: tuple[str, ...] | None) -> Manifest:
     if unknown:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(unknown.items()))
         notes.append(f"{root}: left out, since their suffix is none of a video: {kinds}")
-    return Manifest(tuple(records), reading.classes, problems=tuple(problems), notes=tuple(notes))
+    return Manifest(records, reading.classes, problems=tuple(problems), notes=tuple(notes))

@@ -1,4 +1,4 @@
-"""One video with its labels, the videos of a split, and which files are videos at all."""
+"""The videos of a split, and which files are videos at all."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Literal
 
+import numpy as np
+
 from nonlocal_nn._text import as_file_name
 from nonlocal_nn.data.errors import Problem
+from nonlocal_nn.data.table import Hashes, RecordTable, Texts, VideoRecord
 
 # What FFmpeg opens as video by these endings, and people keep videos in.
 _VIDEO = """
@@ -46,40 +50,6 @@ ClipLabels = Literal["clip", "video"]  # of a training clip, where labels belong
 ManifestKind = Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"]
 
 
-@dataclass(frozen=True, slots=True)
-class VideoRecord:
-    """One video and what it shows.
-
-    Attributes:
-        path: the file.
-        labels: class numbers; several, or none, where videos are multi-label.
-        start_seconds, end_seconds: the labelled segment; None: from the first frame, to the last.
-        exact_seconds: the segment is meant as it stands. Otherwise, as in Kinetics, whose public copies are
-            cut already, a file that lasts no longer than its segment is used whole.
-        group: what videos that are drawn or judged together have in common; None where nobody asked.
-        part: what it has in the columns that figures are broken down by; empty where nobody asked.
-        actions: (class, start, end) in seconds of the file, where labels belong to stretches of it.
-    """
-
-    path: str
-    labels: tuple[int, ...]
-    start_seconds: float | None = None
-    end_seconds: float | None = None
-    exact_seconds: bool = False
-    group: str | None = None
-    part: tuple[str, ...] = ()
-    actions: tuple[tuple[int, float, float], ...] = ()
-
-    def labels_between(self, start_seconds: float, end_seconds: float) -> tuple[int, ...]:
-        """The labels of what happens within these seconds of the file.
-
-        >>> VideoRecord("a.mp4", (0, 3), actions=((0, 1.0, 2.0), (3, 4.0, 9.0))).labels_between(2.0, 3.5)
-        (0,)
-        """
-        there = {label for label, start, end in self.actions if start <= end_seconds and end >= start_seconds}
-        return tuple(sorted(there))
-
-
 @dataclass(frozen=True)
 class Manifest:
     """The videos of one split.
@@ -100,7 +70,7 @@ class Manifest:
         missing: rows with labels whose video is not there, each with how many records stand before it.
     """
 
-    records: tuple[VideoRecord, ...]
+    records: RecordTable
     classes: tuple[str, ...]
     multi_label: bool = False
     problems: tuple[Problem, ...] = ()
@@ -121,8 +91,7 @@ class Manifest:
     @property
     def counts(self) -> tuple[int, ...]:
         """The number of videos of each class."""
-        counter = Counter(label for record in self.records for label in record.labels)
-        return tuple(counter[label] for label in range(len(self.classes)))
+        return tuple(np.bincount(self.records.labels, minlength=len(self.classes)).tolist())
 
     def describe(self) -> str:
         """Return one line for people."""
@@ -158,11 +127,10 @@ class Manifest:
         """Make a manifest of files, with one label each or, to predict, none."""
         if labels is not None and len(labels) != len(paths):
             raise ValueError(f"{len(labels)} labels for {len(paths)} videos")
-        each = [()] * len(paths) if labels is None else [(label,) for label in labels]
-        return cls(
-            tuple(VideoRecord(str(path), label) for path, label in zip(paths, each, strict=True)),
-            tuple(classes),
-        )
+        records = RecordTable()
+        for number, path in enumerate(paths):
+            records.add(str(path), () if labels is None else (labels[number],))
+        return cls(records, tuple(classes))
 
 
 _EMPTY_CLASS = "Add videos of them, or leave them out: give a class file without them (--data.classes)"
@@ -179,7 +147,7 @@ class FolderContents:
         system: folders left out as hidden or made by a system, though they are not empty.
     """
 
-    paths: tuple[str, ...]
+    paths: Texts
     others: tuple[tuple[str, int], ...]
     problems: tuple[Problem, ...]
     system: tuple[Path, ...]
@@ -210,35 +178,59 @@ def is_system_folder(name: str) -> bool:
 
 def look_through(folder: str | Path) -> FolderContents:
     """Everything under a folder; hidden and system files and folders left out, links followed."""
-    paths: list[str] = []  # texts: a Path of each of 250,000 takes seconds
+    paths = Texts()
     others: Counter[str] = Counter()
     problems: list[Problem] = []
     system: list[Path] = []
-
-    def cannot(error: OSError) -> None:
-        problems.append(Problem(str(error.filename or folder), f"cannot be read: {error.strerror}"))
-
     seen: set[str] = set()  # a link may lead back up
-    for here, folders, files in os.walk(Path(folder), followlinks=True, onerror=cannot):
-        real = os.path.realpath(here)
+    waiting = [str(folder)]  # files and folders still to come, the next one last; folders end in a separator
+    waiting[0] = str(Path(folder, "x"))[:-1]
+    while waiting:
+        here = waiting.pop()
+        if not here.endswith(os.sep) and here:
+            paths.append(here)
+            continue
+        real = os.path.realpath(here or ".")
         if real in seen:
-            folders.clear()
             continue
         seen.add(real)
-        system += [Path(here, name) for name in folders if is_system_folder(name)]
-        folders[:] = [name for name in folders if not is_system_folder(name)]
-        start = str(Path(here, "x"))[:-1]
-        for name in files:
-            if name.startswith("."):
-                continue
-            dot = name.rfind(".")
-            suffix = name[dot:].lower() if 0 < dot < len(name) - 1 else ""
-            if suffix in VIDEO_SUFFIXES:
-                paths.append(start + name)
-            else:
-                others[suffix or name] += 1
-    paths.sort(key=lambda path: path.replace(os.sep, "\0"))  # by parts: a/b before a-b
-    return FolderContents(tuple(paths), tuple(sorted(others.items())), tuple(problems), tuple(system))
+        inside: list[str] = []
+        try:
+            with os.scandir(_folder_name(here)) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if _is_folder(entry):
+                        if is_system_folder(name):
+                            system.append(Path(here, name))
+                        else:
+                            inside.append(name + os.sep)
+                        continue
+                    if name.startswith("."):
+                        continue
+                    dot = name.rfind(".")
+                    suffix = name[dot:].lower() if 0 < dot < len(name) - 1 else ""
+                    if suffix in VIDEO_SUFFIXES:
+                        inside.append(name)
+                    else:
+                        others[suffix or name] += 1
+        except OSError as error:
+            problems.append(Problem(str(error.filename or folder), f"cannot be read: {error.strerror}"))
+        # by parts: a/b before a-b
+        inside.sort(key=lambda name: name.replace(os.sep, "\0"), reverse=True)
+        waiting += [here + name for name in inside]
+    return FolderContents(paths, tuple(sorted(others.items())), tuple(problems), tuple(system))
+
+
+def _folder_name(start: str) -> str:
+    """A folder by how the paths in it begin."""
+    return start if start == os.sep else start.removesuffix(os.sep) or "."
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to where one may not look
+        return False
 
 
 def find_videos(folder: str | Path) -> list[Path]:
@@ -290,31 +282,35 @@ class FileFinder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._start = str(root / "x")[:-1]  # of every path under it
-        self._files: dict[str, frozenset[str]] = {}
+        self._folders: dict[str, tuple[str, Hashes]] = {}
 
     def find(self, name: str) -> tuple[str, str]:
         """The file's path and "", or "" and why there is none."""
         name = as_file_name(name)
-        folder, _, file = name.rpartition("/")
-        if file and not _ODD_PARTS.search(f"/{name}"):
-            absolute = name.startswith("/")
-            if file in self._listed(folder or "/" if absolute else self._start + folder):
-                return (name if absolute else self._start + name), ""
+        folder = name[: name.rfind("/") + 1]
+        start, files = self._folders.get(folder) or self._listed(folder)
+        file = name[len(folder) :]
+        if file in files:
+            return start + file, ""
         found = find_file(name, self.root)
         return ("", found) if isinstance(found, str) else (str(found), "")
 
-    def _listed(self, folder: str) -> frozenset[str]:
-        if folder not in self._files:
-            try:
-                with os.scandir(folder or ".") as entries:
-                    self._files[folder] = frozenset(entry.name for entry in entries if entry.is_file())
-            except OSError:  # `find_file` says what is wrong
-                self._files[folder] = frozenset()
-        return self._files[folder]
+    def _listed(self, folder: str) -> tuple[str, Hashes]:
+        """How paths in a folder begin, and the names of its files; none where `find_file` must look."""
+        start = folder if folder.startswith("/") else self._start + folder
+        files = Hashes(())
+        if not _ODD_PARTS.search(f"/{folder}"):
+            # `find_file` says what is wrong with a folder
+            with suppress(OSError), os.scandir(_folder_name(start)) as entries:
+                files = Hashes(
+                    entry.name for entry in entries if not entry.name.startswith("~") and entry.is_file()
+                )
+        self._folders[folder] = start, files
+        return start, files
 
 
 # What pathlib would write otherwise, or what means something else than it says.
-_ODD_PARTS = re.compile(r"//|/\./|/\.$|^/~|\\")
+_ODD_PARTS = re.compile(r"(?<=.)//|/\./|/\.$|^/~|\\")
 
 
 def _absent(name: str, path: Path) -> str:

@@ -89,7 +89,7 @@ class ClipDataModule(pl.LightningDataModule):
         self.config = config
         self.total_steps = total_steps
         self.workers = workers
-        groups = None if config.data.group_by is None else [r.group for r in train.manifest.records]
+        groups = None if config.data.group_by is None else train.manifest.records.groups()
         self._stream = SampleStream(len(train), config.seed, groups)
         self._loaders: list[_Loader[Any]] = []
         self._val_loader: _Loader[CentreClips] | None = None

@@ -77,9 +77,10 @@ def fingerprint_of(manifest: Manifest) -> str:
     True
     """
     digest = hashlib.sha256(repr(manifest.classes).encode())
-    for record in manifest.records:
-        row = (record.path.rpartition(os.sep)[2], record.labels, record.start_seconds, record.end_seconds)
-        digest.update(repr((*row, record.actions) if record.actions else row).encode())
+    all_actions = manifest.records.actions()
+    for (path, labels, start, end), actions in zip(manifest.records.rows(), all_actions, strict=True):
+        row = (path[path.rfind(os.sep) + 1 :], labels, start, end)
+        digest.update(repr((*row, actions) if actions else row).encode())
     return digest.hexdigest()
 
 
