@@ -131,6 +131,13 @@ COMMANDS = {
         example="nonlocal convert model.pkl model.safetensors --to native --stem vnl32",
         positional="files",
     ),
+    "shard": Command(
+        summary="pack many small videos into a few large tar files to train from",
+        options="nonlocal_nn.commands.shard:ShardConfig",
+        body="nonlocal_nn.commands.shard:shard_command",
+        example="nonlocal shard videos/train shards/train --size 1GB",
+        positional="places",
+    ),
     "scan": Command(
         summary="list the broken, short and odd videos of a data set",
         options="nonlocal_nn.data.scan:ScanConfig",

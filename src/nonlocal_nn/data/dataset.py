@@ -18,6 +18,7 @@ from nonlocal_nn.data.decode import VideoReader
 from nonlocal_nn.data.errors import Problem, UnavailableError, VideoError
 from nonlocal_nn.data.records import ClipLabels, Manifest
 from nonlocal_nn.data.sampling import CropBox, clip_indices, random_start, sample_generator, uniform_starts
+from nonlocal_nn.data.shards import open_member
 from nonlocal_nn.data.table import VideoRecord
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
 
@@ -235,7 +236,7 @@ class ClipDataset(Dataset[Sample]):
         self, record: VideoRecord, generator: np.random.Generator
     ) -> tuple[Tensor, tuple[float, float]]:
         """A clip, and the seconds of the file from its first frame to its last."""
-        with VideoReader(record.path, threads=self.decode_threads) as reader:
+        with open_record(record, self.decode_threads) as reader:
             first, count = _frame_span(reader, record)
             start = random_start(count, self.clip_frames, self.frame_stride, generator)
             frames = first + clip_indices(start, self.clip_frames, self.frame_stride, count)
@@ -281,7 +282,7 @@ class ViewDataset(Dataset["ViewSample | Skipped"]):
         """Return the views of video `index`, or what is wrong with it."""
         record = self.manifest.records[index]
         try:
-            with VideoReader(record.path, threads=self.decode_threads) as reader:
+            with open_record(record, self.decode_threads) as reader:
                 first, count = _frame_span(reader, record)
                 starts = uniform_starts(count, self.clip_frames, self.frame_stride, self.clips)
                 numbers = np.stack(
@@ -294,6 +295,15 @@ class ViewDataset(Dataset["ViewSample | Skipped"]):
         frames, boxes = self.transform(clip)
         clips = torch.from_numpy(positions.reshape(numbers.shape))
         return ViewSample(frames, clips, boxes, index, _label_tensor(self.manifest, index))
+
+
+def open_record(record: VideoRecord, threads: int = 1) -> VideoReader:
+    """The video of a record, a file or part of a shard.
+
+    Raises:
+        VideoError: it cannot be opened.
+    """
+    return VideoReader(record.path, threads=threads, data=open_member(record))
 
 
 def _frame_span(reader: VideoReader, record: VideoRecord) -> tuple[int, int]:

@@ -7,6 +7,7 @@ no wanted frame depends on.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import av
 import numpy as np
@@ -127,19 +128,29 @@ class VideoReader:
     Args:
         path: a file.
         threads: for decoding. One by default: data loaders run one worker a core.
+        data: what the file holds, as bytes or as a file object that can seek, where it is not to be read from
+            `path`, which then only names it. The object is closed with the reader.
 
     Raises:
         VideoError: from the constructor and from every method; one line, `path: reason`.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1) -> None:
+    def __init__(
+        self, path: str | Path, threads: int = 1, data: bytes | IO[bytes] | io.RawIOBase | None = None
+    ) -> None:
         if threads < 1:
             raise ValueError(f"threads must be 1 or more, not {threads}")
         self.path = str(path)
         self._threads = threads
-        self._container, self._stream = open_video(self.path, threads)
-        self._tick_seconds = float(self._stream.time_base or 0)
+        self._data = io.BytesIO(data) if isinstance(data, bytes) else data
         self._kept: list[Any] | None = None
+        try:
+            self._container, self._stream = open_video(self.path, threads, self._data)
+        except BaseException:
+            if self._data is not None:
+                self._data.close()
+            raise
+        self._tick_seconds = float(self._stream.time_base or 0)
         try:
             self._table: FrameTable = read_frame_table(self.path, self._container, self._stream)
         except BaseException:
@@ -150,6 +161,8 @@ class VideoReader:
         """Close the file."""
         self._kept = None
         self._container.close()
+        if self._data is not None:
+            self._data.close()
 
     def __enter__(self) -> VideoReader:
         return self
@@ -383,16 +396,18 @@ class VideoReader:
                     raise VideoError(self.path, "the index is wrong")
                 return chain([first], packets)
         self._container.close()
-        self._container, self._stream = open_video(self.path, self._threads)
+        self._container, self._stream = open_video(self.path, self._threads, self._data)
         return cast("Iterator[Any]", self._container.demux(self._stream))
 
     @cached_property
     def _decoded_count(self) -> int:
         """The count by decoding, once for each process, of a file whose packets do not give it."""
-        file = Path(self.path).stat()
-        known = _decoded_counts.get((self.path, file.st_size, file.st_mtime_ns))
-        if known is not None:
-            return known
+        key = None  # what data hold may change under the same name
+        if self._data is None:
+            file = Path(self.path).stat()
+            key = (self.path, file.st_size, file.st_mtime_ns)
+        if key in _decoded_counts:
+            return _decoded_counts[key]
         kept: list[Any] | None = []
         count = held_bytes = 0
         for _, frame in self._decode(None, None):
@@ -405,5 +420,6 @@ class VideoReader:
         if not count:
             raise VideoError(self.path, "no frame can be decoded")
         self._kept = kept
-        _decoded_counts[self.path, file.st_size, file.st_mtime_ns] = count
+        if key is not None:
+            _decoded_counts[key] = count
         return count

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+from nonlocal_nn.data import shards
 from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.data.labels import LabelReading, decide_labels, read_classes
 from nonlocal_nn.data.records import (
@@ -53,6 +54,7 @@ def read_manifest(
     Args:
         source: a folder or a file, of one of these kinds.
         kind: "folders": `root/<class>/**/<video>`.
+            "shards": a folder that `nonlocal shard` wrote.
             "list": lines `path label`, the label a number or a class name, or several numbers (`a.mp4 0,3`:
             multi-label). One reading holds for all labels of a file (see `labels.decide_labels`).
             "kinetics_csv": columns label, youtube_id, time_start, time_end; videos `<id>_<start>_<end>` (six
@@ -94,10 +96,10 @@ def read_manifest(
         raise ValueError(f"class names occur twice: {', '.join(twice)}")
 
     if kind == "auto":
-        kind = "folders" if path.is_dir() else annotations.guess_kind(path)
-    if (kind == "folders") != path.is_dir():
+        kind = _kind_of_folder(path) if path.is_dir() else annotations.guess_kind(path)
+    if (kind in {"folders", "shards"}) != path.is_dir():
         raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'a file'}, which kind={kind!r} is not")
-    if where is not None and kind in {"folders", "list"}:
+    if where is not None and kind in {"folders", "shards", "list"}:
         raise ValueError(
             f"where={where!r} chooses rows of a csv with a header; {path} has none (kind {kind!r})"
         )
@@ -108,6 +110,8 @@ def read_manifest(
 
     if kind == "folders":
         manifest = _read_folders(path, known)
+    elif kind == "shards":
+        manifest = shards.read_shards(path, known)
     else:
         folder = Path(root).expanduser() if root is not None else path.parent
         manifest = annotations.READERS[kind](
@@ -121,7 +125,11 @@ def read_manifest(
     if not manifest.records and not allow_empty:
         reasons = "; ".join(str(problem) for problem in manifest.problems[:3]) or "it is empty"
         raise ValueError(f"no usable video in {path} (read as {kind!r}): {reasons}")
-    return replace(manifest, kind=kind)
+    return manifest if kind == "shards" else replace(manifest, kind=kind)  # shards keep that of their source
+
+
+def _kind_of_folder(folder: Path) -> ManifestKind:
+    return "shards" if shards.is_sharded(folder) else "folders"
 
 
 def _read_folders(root: Path, classes: tuple[str, ...] | None) -> Manifest:

@@ -7,12 +7,13 @@ decoding.
 from __future__ import annotations
 
 import errno
+import io
 import os
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import av
 import numpy as np
@@ -31,6 +32,7 @@ _INDEXED_FORMATS = {"mov", "mp4", "matroska", "webm"}
 # the frames of such a file are known only once it has been decoded.
 _UNTIMED_FORMATS = {"avi"}
 _HIDDEN_FRAME_CODECS = {"vp8"}
+_BUFFER = 2**17  # bytes that FFmpeg asks a file object for at a time
 # What the system says where the file itself may be whole.
 _NO_FAULT_OF_THE_FILE = {
     errno.EMFILE: "this process has no more; `ulimit -n` raises the limit",
@@ -74,23 +76,20 @@ class FrameTable:
         return int(np.searchsorted(self.key_frames, frame, side="right")) - 1
 
 
-def open_video(path: str, threads: int) -> tuple[Any, Any]:
-    """Open a file and return its (container, video stream); the caller closes the container.
+def open_video(path: str, threads: int, data: IO[bytes] | io.RawIOBase | None = None) -> tuple[Any, Any]:
+    """Open a file, or what it holds, and return its (container, video stream); the caller closes the
+    container.
 
     Raises:
         VideoError: the file is missing, empty, not a video, or holds no video stream.
     """
-    file = Path(path)
+    file = Path(path) if data is None else None
     try:
-        if file.is_dir():
-            raise VideoError(path, "is a folder, not a video file")
-        if not file.is_file():
-            raise VideoError(path, "a link to nothing" if file.is_symlink() else "no such file")
-        size = file.stat().st_size
-        if size == 0:
-            raise VideoError(path, "the file is empty (0 bytes)")
-        # An absolute path is never taken for a URL, and a play list may open nothing but files.
-        container = av.open(str(file.absolute()), options={"protocol_whitelist": "file"})
+        source = _file_name(path, file) if file is not None else data
+        if data is not None:
+            _check_data(path, data)
+        # A play list may open nothing but files.
+        container = av.open(source, options={"protocol_whitelist": "file"}, buffer_size=_BUFFER)
     except VideoError:
         raise
     except (OSError, ValueError, av.FFmpegError) as error:
@@ -98,7 +97,7 @@ def open_video(path: str, threads: int) -> tuple[Any, Any]:
         if number in _NO_FAULT_OF_THE_FILE:
             reason = f"cannot be opened: {os.strerror(number)} ({_NO_FAULT_OF_THE_FILE[number]})"
             raise UnavailableError(path, reason) from error
-        raise VideoError(path, _unreadable(file, error)) from error
+        raise VideoError(path, _unreadable(_first_bytes(file, data), error)) from error
     try:
         stream = _best_stream(path, container)
         context = stream.codec_context
@@ -132,14 +131,41 @@ def _preference(stream: Any) -> tuple[bool, int]:
     return bool(stream.disposition & av.stream.Disposition.default), area
 
 
-def _unreadable(file: Path, error: Exception) -> str:
+def _file_name(path: str, file: Path) -> str:
+    """An absolute path, which is never taken for a URL."""
+    if file.is_dir():
+        raise VideoError(path, "is a folder, not a video file")
+    if not file.is_file():
+        raise VideoError(path, "a link to nothing" if file.is_symlink() else "no such file")
+    if file.stat().st_size == 0:
+        raise VideoError(path, "the file is empty (0 bytes)")
+    return str(file.absolute())
+
+
+def _check_data(path: str, data: IO[bytes] | io.RawIOBase) -> None:
+    """Go to its first byte; raise where there is none."""
+    if data.seek(0, io.SEEK_END) == 0:
+        raise VideoError(path, "the file is empty (0 bytes)")
+    data.seek(0)
+
+
+def _first_bytes(file: Path | None, data: IO[bytes] | io.RawIOBase | None) -> bytes:
+    with suppress(OSError):
+        if data is not None:
+            data.seek(0)
+            return data.read(64) or b""
+        if file is not None:
+            with file.open("rb") as opened:
+                return opened.read(64)
+    return b""
+
+
+def _unreadable(head: bytes, error: Exception) -> str:
     text = getattr(error, "strerror", None) or str(error)
-    with suppress(OSError), file.open("rb") as opened:
-        head = opened.read(64)
-        if head[4:8] == b"ftyp":
-            return f"an mp4/mov without its index (moov): cut off or never finished ({text})"
-        if head.strip() and all(byte in b"\t\n\r\x0b\x0c" or 32 <= byte < 127 for byte in head):
-            return f"not a video: the file holds plain text ({text})"
+    if head[4:8] == b"ftyp":
+        return f"an mp4/mov without its index (moov): cut off or never finished ({text})"
+    if head.strip() and all(byte in b"\t\n\r\x0b\x0c" or 32 <= byte < 127 for byte in head):
+        return f"not a video: the file holds plain text ({text})"
     return f"not a video, or its header is damaged ({text})"
 
 

@@ -47,7 +47,7 @@ _SYSTEM_FOLDERS = frozenset(
 )
 
 ClipLabels = Literal["clip", "video"]  # of a training clip, where labels belong to stretches of a video
-ManifestKind = Literal["auto", "folders", "list", "kinetics_csv", "charades_csv", "csv"]
+ManifestKind = Literal["auto", "folders", "shards", "list", "kinetics_csv", "charades_csv", "csv"]
 
 
 @dataclass(frozen=True)

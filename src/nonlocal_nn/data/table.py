@@ -10,8 +10,8 @@ import itertools
 import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Generic, NamedTuple, TypeVar, overload
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +83,18 @@ class Texts(Sequence[str]):
         self._bytes += text.encode("utf-8", "surrogateescape")
         self._ends.append(len(self._bytes))
 
+    def to_arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """All bytes, and how many each text has."""
+        return np.frombuffer(bytes(self._bytes), np.uint8), np.diff(np.array(self._ends))
+
+    @classmethod
+    def from_arrays(cls, data: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64]) -> Texts:
+        """The texts that `to_arrays` gave."""
+        texts = cls()
+        texts._bytes = bytearray(data.tobytes())
+        texts._ends = _array("q", [0, *np.cumsum(lengths).tolist()])
+        return texts
+
     def __len__(self) -> int:
         return len(self._ends) - 1
 
@@ -150,6 +162,15 @@ class Codes(Generic[_Value]):
         self._known: dict[_Value, int] = {}
         for value in values:
             self.append(value)
+
+    @classmethod
+    def of(cls, values: Iterable[_Value], numbers: npt.NDArray[np.integer[Any]]) -> Codes[_Value]:
+        """The codes with these values for 0, 1, 2 ..."""
+        codes = cls()
+        codes.values = list(values)
+        codes._known = {value: number for number, value in enumerate(codes.values)}
+        codes.numbers = _array("i", numbers)
+        return codes
 
     def append(self, value: _Value) -> None:
         """One more."""
@@ -324,6 +345,57 @@ class RecordTable(Sequence[VideoRecord]):
         left_out = set(rows)
         return RecordTable(record for row, record in enumerate(self) if row not in left_out)
 
+    def to_arrays(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, list[Any]]]:
+        """The table as arrays, and the values that codes in them stand for, as plain lists for JSON."""
+        arrays: dict[str, npt.NDArray[Any]] = {"exact": np.frombuffer(bytes(self._exact), np.bool_)}
+        values: dict[str, list[Any]] = {}
+        arrays["path_bytes"], arrays["path_lengths"] = self.paths.to_arrays()
+        arrays["labels"] = self.labels
+        if self._label_ends is not None:
+            arrays["label_counts"] = np.diff(np.array(self._label_ends))
+        if self._seconds is not None:
+            arrays["seconds"] = np.array(self._seconds)
+        for name, codes in (("groups", self._groups), ("parts", self._parts)):
+            if codes is not None:
+                arrays[name], values[name] = np.array(codes.numbers), list(codes.values)
+        if self._actions is not None:
+            arrays |= self._actions.to_arrays()
+        if self._members is not None:
+            arrays["shards"] = np.array(self._members.shards.numbers)
+            arrays["places"] = np.array(self._members.places)
+            values["shards"] = list(self._members.shards.values)
+        return arrays, values
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, npt.NDArray[Any]], values: Mapping[str, list[Any]]
+    ) -> RecordTable:
+        """The table that `to_arrays` gave.
+
+        >>> table = RecordTable([VideoRecord("a.mp4", (1,), part=("x",)), VideoRecord("b.mp4", ())])
+        >>> RecordTable.from_arrays(*table.to_arrays()) == table
+        True
+        """
+        table = cls()
+        table.paths = Texts.from_arrays(arrays["path_bytes"], arrays["path_lengths"])
+        table._exact = bytearray(arrays["exact"].tobytes())
+        table._labels = _array("i", arrays["labels"])
+        if "label_counts" in arrays:
+            table._label_ends = _array("q", [0, *np.cumsum(arrays["label_counts"]).tolist()])
+        if "seconds" in arrays:
+            table._seconds = _array("d", arrays["seconds"])
+        if "groups" in arrays:
+            table._groups = Codes.of(values["groups"], arrays["groups"])
+        if "parts" in arrays:
+            table._parts = Codes.of([tuple(part) for part in values["parts"]], arrays["parts"])
+        if "action_counts" in arrays:
+            table._actions = _Actions.from_arrays(arrays)
+        if "shards" in arrays:
+            table._members = _Members(0)
+            table._members.shards = Codes.of(values["shards"], arrays["shards"])
+            table._members.places = _array("q", arrays["places"])
+        return table
+
     @property
     def _only_paths_and_labels(self) -> bool:
         rare = (self._label_ends, self._seconds, self._groups, self._parts, self._actions, self._members)
@@ -350,6 +422,21 @@ class _Actions:
             self._seconds.extend((start, end))
         self._ends.append(len(self._classes))
 
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "action_classes": np.array(self._classes),
+            "action_seconds": np.array(self._seconds),
+            "action_counts": np.diff(np.array(self._ends)),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> _Actions:
+        actions = cls(0)
+        actions._classes = _array("i", arrays["action_classes"])
+        actions._seconds = _array("d", arrays["action_seconds"])
+        actions._ends = _array("q", [0, *np.cumsum(arrays["action_counts"]).tolist()])
+        return actions
+
     def __getitem__(self, row: int) -> tuple[tuple[int, float, float], ...]:
         span = range(self._ends[row], self._ends[row + 1])
         return tuple((self._classes[i], self._seconds[2 * i], self._seconds[2 * i + 1]) for i in span)
@@ -359,13 +446,17 @@ class _Members:
     """Shard, offset and size of each row; size -1 for a file of its own."""
 
     def __init__(self, rows: int) -> None:
-        self._shards: Codes[str] = Codes([""] * rows)
-        self._places = array("q", [0, -1]) * rows
+        self.shards: Codes[str] = Codes([""] * rows)
+        self.places = array("q", [0, -1]) * rows
 
     def append(self, member: Member | None) -> None:
-        self._shards.append("" if member is None else member.shard)
-        self._places.extend((0, -1) if member is None else member[1:])
+        self.shards.append("" if member is None else member.shard)
+        self.places.extend((0, -1) if member is None else member[1:])
 
     def __getitem__(self, row: int) -> Member | None:
-        offset, size = self._places[2 * row : 2 * row + 2]
-        return None if size < 0 else Member(self._shards[row], offset, size)
+        offset, size = self.places[2 * row : 2 * row + 2]
+        return None if size < 0 else Member(self.shards[row], offset, size)
+
+
+def _array(kind: str, numbers: Any) -> array[Any]:
+    return array(kind, np.asarray(numbers, dtype=np.dtype(kind)).tobytes())
