@@ -19,6 +19,7 @@ from nonlocal_nn.data.errors import Problem, UnavailableError, VideoError
 from nonlocal_nn.data.records import ClipLabels, Manifest
 from nonlocal_nn.data.sampling import CropBox, clip_indices, random_start, sample_generator, uniform_starts
 from nonlocal_nn.data.shards import open_member
+from nonlocal_nn.data.steady import AtWork
 from nonlocal_nn.data.table import VideoRecord
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
 
@@ -191,6 +192,7 @@ class ClipDataset(Dataset[Sample]):
         self.decode_threads = decode_threads
         # Remembered by each worker, so that a broken file is opened once and not in every epoch.
         self._broken: dict[int, Problem] = {}
+        self.at_work: AtWork | None = None
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -213,6 +215,8 @@ class ClipDataset(Dataset[Sample]):
                 candidate = int(generator.integers(len(self.manifest)))
             problem = self._broken.get(candidate)
             if problem is None:
+                if self.at_work is not None:
+                    self.at_work.note(epoch, index, candidate)
                 try:
                     video, seconds = self._random_clip(self.manifest.records[candidate], generator)
                 except VideoError as error:
@@ -221,10 +225,24 @@ class ClipDataset(Dataset[Sample]):
                         self._broken[candidate] = problem
                 else:
                     labels = self._labels_of(candidate, seconds)
+                    if self.at_work is not None:
+                        self.at_work.done()
                     return Sample(video, labels, candidate, tuple(skipped))
             if problem not in skipped:
                 skipped.append(problem)
         raise VideoError(skipped[0].path, f"{skipped[0].reason} (and no other could take its place)")
+
+    def read_again(self, epoch: int, index: int) -> Sample:
+        """The sample of this key; see `steady.Isolating`."""
+        return self[SampleKey(epoch, index)]
+
+    def path_of(self, video: int) -> str:
+        """The file of a video."""
+        return self.manifest.records.paths[video]
+
+    def leave_out(self, video: int, problem: Problem) -> None:
+        """Treat a video as broken from now on."""
+        self._broken[video] = problem
 
     def _labels_of(self, index: int, seconds: tuple[float, float]) -> Tensor:
         record = self.manifest.records[index]
@@ -274,12 +292,36 @@ class ViewDataset(Dataset["ViewSample | Skipped"]):
         self.clips = clips
         self.transform = transform
         self.decode_threads = decode_threads
+        self._broken: dict[int, Problem] = {}
+        self.at_work: AtWork | None = None
 
     def __len__(self) -> int:
         return len(self.manifest)
 
     def __getitem__(self, index: int) -> ViewSample | Skipped:
         """Return the views of video `index`, or what is wrong with it."""
+        if index in self._broken:
+            return Skipped(index, self._broken[index])
+        if self.at_work is not None:
+            self.at_work.note(0, index, index)
+        sample = self._views(index)
+        if self.at_work is not None:
+            self.at_work.done()
+        return sample
+
+    def read_again(self, epoch: int, index: int) -> ViewSample | Skipped:  # noqa: ARG002 - of every epoch
+        """The views of a video; see `steady.Isolating`."""
+        return self[index]
+
+    def path_of(self, video: int) -> str:
+        """The file of a video."""
+        return self.manifest.records.paths[video]
+
+    def leave_out(self, video: int, problem: Problem) -> None:
+        """Treat a video as broken from now on."""
+        self._broken[video] = problem
+
+    def _views(self, index: int) -> ViewSample | Skipped:
         record = self.manifest.records[index]
         try:
             with open_record(record, self.decode_threads) as reader:

@@ -15,22 +15,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from nonlocal_nn._launch import launched
 from nonlocal_nn._modes import evaluating
 from nonlocal_nn._progress import counted
 from nonlocal_nn._typing import Float
-from nonlocal_nn.data.dataset import Skipped, ViewSample
+from nonlocal_nn.data.dataset import Skipped, ViewSample, collate_views
 from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.errors import Problem
-from nonlocal_nn.data.loading import ways_through
+from nonlocal_nn.data.steady import FixedBatches, SteadyLoader
 from nonlocal_nn.data.transforms import normalize
 from nonlocal_nn.evaluation.config import Pool, Precision, ScoringConfig
 from nonlocal_nn.evaluation.device import autocast
@@ -169,31 +168,32 @@ def score_dataset(
     Raises ValueError for a negative number of workers and what `score_views` raises.
     """
     device = _device_of(model) if scoring.device is None else scoring.device
-    dataset = dataset if only is None else _Only(dataset, only)
+    places = range(len(dataset)) if only is None else only
     cores = launched().cores
-    share = share_cores(cores, len(dataset), model_on_cpu=device.type == "cpu")
+    share = share_cores(cores, len(places), model_on_cpu=device.type == "cpu")
     workers = share if workers is None else workers
     if workers < 0:
         raise ValueError(f"workers = {workers}: 0 or more processes can decode")
-    collate, unpack = ways_through(_as_it_is, _LARGEST_VIDEO_BYTES, workers)
-    loader: DataLoader[Any] = DataLoader(
-        dataset,  # type: ignore[arg-type]  # any indexable with a length will do
-        batch_size=None,
-        collate_fn=collate,
-        num_workers=workers,
-        prefetch_factor=1 if workers else None,
+    loader: SteadyLoader[ViewSample | Skipped] = SteadyLoader(
+        dataset,
+        FixedBatches(places, 1),
+        collate_views,
+        batch_bytes=_LARGEST_VIDEO_BYTES,
+        workers=workers,
+        prefetch=1,
     )
     threads = torch.get_num_threads()
     try:
         if workers and device.type == "cpu":
             torch.set_num_threads(max(1, min(threads, cores - workers)))
-        for item in counted(map(unpack, loader), len(dataset), "scoring", shown=progress):
+        for item in counted(loader, len(places), "scoring", shown=progress):
             if isinstance(item, Skipped):
                 yield item
             else:
                 scores = score_views(model, item, scoring).numpy()
                 yield VideoScores(item.index, _label_numbers(item.labels), scores)
     finally:
+        loader.close()
         torch.set_num_threads(threads)
 
 
@@ -295,19 +295,6 @@ def joined(items: Iterable[Scored | Skipped], scoring: Scoring) -> EvaluationRes
     )
 
 
-class _Only:
-    """Some of the videos of a set."""
-
-    def __init__(self, dataset: ViewSource, indices: Sequence[int]) -> None:
-        self.dataset, self.indices = dataset, indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, number: int, /) -> ViewSample | Skipped:
-        return self.dataset[self.indices[number]]
-
-
 def _label_numbers(labels: Tensor) -> tuple[int, ...]:
     """One number, several, or a row of zeros and ones (`data.dataset.ViewSample.labels`): as numbers."""
     numbers = labels.nonzero() if labels.is_floating_point() else labels
@@ -333,7 +320,3 @@ def _device_of(model: Model) -> torch.device:
     parameters = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
     first = next(parameters, None)
     return torch.device("cpu") if first is None else first.device
-
-
-def _as_it_is(item: _T) -> _T:
-    return item

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader, Subset
 
 from nonlocal_nn.data.dataset import ClipBatch, ClipDataset, ViewDataset, collate_samples
-from nonlocal_nn.data.loading import ways_through
+from nonlocal_nn.data.steady import FixedBatches, SteadyLoader
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
 from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.inputs import ClipShape, Manifests
 from nonlocal_nn.training.sampler import SampleStream, StepBatches
 from nonlocal_nn.training.signals import ignore_stop_signals
 from nonlocal_nn.training.validate import CentreClips, collate_centre_clips
-
-_T = TypeVar("_T", covariant=True)
 
 
 def make_datasets(
@@ -45,23 +42,6 @@ def make_datasets(
         transform=ViewTransform(short_side=shape.test_short_side, crop=shape.crop, crops=1),
     )
     return train, val
-
-
-class _Loader(DataLoader[_T]):
-    """A DataLoader whose workers can be ended; by itself it waits for the garbage collector."""
-
-    _iterator_made: Any = None
-    unpack: Callable[[Any], Any] | None = None
-
-    def __iter__(self) -> Any:
-        self._iterator_made = super().__iter__()
-        return self._iterator_made if self.unpack is None else map(self.unpack, self._iterator_made)
-
-    def close(self) -> None:
-        shutdown = getattr(self._iterator_made, "_shutdown_workers", None)
-        if shutdown is not None:
-            shutdown()
-        self._iterator_made = None
 
 
 class ClipDataModule(pl.LightningDataModule):
@@ -91,8 +71,8 @@ class ClipDataModule(pl.LightningDataModule):
         self.workers = workers
         groups = None if config.data.group_by is None else train.manifest.records.groups()
         self._stream = SampleStream(len(train), config.seed, groups)
-        self._loaders: list[_Loader[Any]] = []
-        self._val_loader: _Loader[CentreClips] | None = None
+        self._loaders: list[SteadyLoader[Any]] = []
+        self._val_loader: SteadyLoader[CentreClips] | None = None
 
     def check_shares(self, processes: int) -> None:
         """Raise ValueError where the batch cannot be shared out evenly over the processes."""
@@ -109,7 +89,12 @@ class ClipDataModule(pl.LightningDataModule):
         """Whether there are validation videos."""
         return self.val is not None
 
-    def train_dataloader(self) -> DataLoader[ClipBatch]:
+    @property
+    def deaths(self) -> int:
+        """Decoding processes that died so far."""
+        return sum(loader.deaths for loader in self._loaders)
+
+    def train_dataloader(self) -> SteadyLoader[ClipBatch]:
         """One loader for the whole run, from the step on that Lightning has restored by now (0 in a new
         run).
         """
@@ -121,7 +106,7 @@ class ClipDataModule(pl.LightningDataModule):
         steps = math.ceil(count / self.config.optim.accumulate)
         return itertools.islice(iter(self._loader(first_step, first_step + steps)), count)
 
-    def val_batches(self) -> DataLoader[CentreClips]:
+    def val_batches(self) -> SteadyLoader[CentreClips]:
         """This process's share of the validation videos, in order."""
         assert self.val is not None
         if self._val_loader is not None:
@@ -129,16 +114,14 @@ class ClipDataModule(pl.LightningDataModule):
         rank, processes = self._rank()
         share = range(rank, len(self.val), processes)
         size = max(1, self.config.optim.batch_size // (processes * self.config.optim.accumulate))
-        workers = min(self.workers, len(share))
-        collate, unpack = ways_through(collate_centre_clips, self._clip_bytes * size, workers)
-        loader: _Loader[CentreClips] = _Loader(
-            Subset(self.val, share),  # type: ignore[arg-type]  # CentreClips is what the collate function makes
-            batch_size=size,
-            collate_fn=collate,
-            num_workers=workers,
-            worker_init_fn=ignore_stop_signals,
+        loader: SteadyLoader[CentreClips] = SteadyLoader(
+            self.val,
+            FixedBatches(share, size),
+            collate_centre_clips,
+            batch_bytes=self._clip_bytes * size,
+            workers=min(self.workers, len(share)),
+            worker_init=ignore_stop_signals,
         )
-        loader.unpack = unpack
         self._loaders.append(loader)
         self._val_loader = loader
         return loader
@@ -148,7 +131,7 @@ class ClipDataModule(pl.LightningDataModule):
         for loader in self._loaders:
             loader.close()
 
-    def _loader(self, start_step: int, stop_step: int) -> DataLoader[ClipBatch]:
+    def _loader(self, start_step: int, stop_step: int) -> SteadyLoader[ClipBatch]:
         rank, processes = self._rank()
         batches = StepBatches(
             self._stream,
@@ -159,19 +142,17 @@ class ClipDataModule(pl.LightningDataModule):
             rank=rank,
             processes=processes,
         )
-        collate, unpack = ways_through(collate_samples, self._clip_bytes * batches.part, self.workers)
-        loader = _Loader(
+        loader: SteadyLoader[ClipBatch] = SteadyLoader(
             self.train,
-            # torch asks for indices; what the sampler gives is handed to the data set as it is
-            batch_sampler=cast("Sequence[list[int]]", batches),
-            collate_fn=collate,
-            num_workers=self.workers,
-            worker_init_fn=ignore_stop_signals,
+            batches,
+            collate_samples,
+            batch_bytes=self._clip_bytes * batches.part,
+            workers=self.workers,
+            worker_init=ignore_stop_signals,
             pin_memory=torch.cuda.is_available(),
         )
-        loader.unpack = unpack
         self._loaders.append(loader)
-        return cast("DataLoader[ClipBatch]", loader)
+        return loader
 
     @property
     def _clip_bytes(self) -> int:

@@ -76,6 +76,7 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
         self._csv: MetricsCsv | None = None
         self._progress: TrainingProgress | None = None
         self._saved_at = self._reported_at = self._clock = 0.0
+        self._deaths_seen = 0  # of decoding processes, on this process
         self._asked_at = self._waited = 0.0  # for the next batch, since the last report
 
     # Lightning puts these into the checkpoint.
@@ -220,11 +221,14 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
 
     def _save_is_due(self, trainer: pl.Trainer, step: int) -> int:
         every = self.config.checkpoint_every_steps
+        died = _data(trainer).deaths > self._deaths_seen  # what comes next may be the death of this one
         by_time = time.monotonic() - self._saved_at >= self.config.checkpoint_every_seconds
-        return int((trainer.is_global_zero and by_time) or (every is not None and step % every == 0))
+        in_step = every is not None and step % every == 0
+        return int((trainer.is_global_zero and by_time) or in_step or died)
 
     def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.out / LAST)
+        self._deaths_seen = _data(trainer).deaths
         self._saved_at = time.monotonic()
 
     def _report_skipped(self, trainer: pl.Trainer, problems: list[Problem] | None = None) -> None:

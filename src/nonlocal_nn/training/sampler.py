@@ -108,7 +108,12 @@ class StepBatches:
         return self.stop_step * self.accumulate
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        for step in range(self.start_step, self.stop_step):
-            for part in range(self.accumulate):
-                first = step * self.batch_size + (self.rank * self.accumulate + part) * self.part
-                yield self.stream[first : first + self.part]
+        return self.lists_from(0)
+
+    def lists_from(self, first: int) -> Iterator[list[SampleKey]]:
+        """The lists without the `first` ones, counted from `start_step`."""
+        begin = self.start_step * self.accumulate + first
+        for number in range(begin, self.stop_step * self.accumulate):
+            step, part = divmod(number, self.accumulate)
+            at = step * self.batch_size + (self.rank * self.accumulate + part) * self.part
+            yield self.stream[at : at + self.part]
