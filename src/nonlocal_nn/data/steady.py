@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import connection
 from multiprocessing.sharedctypes import RawArray
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -29,6 +30,7 @@ _Batch = TypeVar("_Batch", covariant=True)
 _FRUITLESS = 5  # deaths without a batch between them
 _SAID = 10
 _NOTHING = -1
+_MOMENT_SECONDS = 0.5
 
 
 class Batches(Protocol):
@@ -164,9 +166,10 @@ class SteadyLoader(Generic[_Batch]):
                         batch = next(running)
                     except StopIteration:
                         return
-                    except RuntimeError as error:
-                        dead = _dead(running)
-                        if not dead or "DataLoader worker" not in str(error):
+                    # OSError: it died with a batch in its hands, half handed over
+                    except (RuntimeError, OSError, EOFError) as error:
+                        dead = [] if "in DataLoader worker process" in str(error) else _dead(running)
+                        if not dead:
                             raise
                         fruitless += 1
                         if fruitless > _FRUITLESS:
@@ -259,9 +262,10 @@ def _deaths_are_seen_here(running: Any) -> Iterator[None]:
 
 
 def _dead(running: Any) -> list[tuple[int, int]]:
-    """Number and exit code of each process that has ended."""
-    workers = enumerate(getattr(running, "_workers", ()))
-    return [(number, process.exitcode) for number, process in workers if process.exitcode is not None]
+    """Number and exit code of each process that has ended, or ends within a moment."""
+    workers = getattr(running, "_workers", ())
+    connection.wait([process.sentinel for process in workers], timeout=_MOMENT_SECONDS)
+    return [(n, process.exitcode) for n, process in enumerate(workers) if process.exitcode is not None]
 
 
 def _alone(dataset: Isolating, in_hand: tuple[int, int, int]) -> tuple[int, int] | None:
