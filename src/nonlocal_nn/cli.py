@@ -23,6 +23,7 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args, get_origin, get_type_hints
 
@@ -45,7 +46,7 @@ class Command:
     positional: str | None = None
     """The field of the options that is given without a name."""
     recipes: bool = False
-    """Whether it takes --recipe NAME and --gpus N."""
+    """Whether it takes --recipe NAME and --gpus N, and --slurm to submit it."""
 
 
 COMMANDS = {
@@ -149,7 +150,7 @@ COMMANDS = {
 
 # What may be said in one line; `_is_about_input` decides.
 _EXPECTED = (ValueError, OSError, ArgumentError, ImportError, RuntimeError, ArithmeticError, MemoryError)
-_VALUELESS = ("-h", "--help", "--print_config")
+_VALUELESS = ("-h", "--help", "--print", "--print_config")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -208,7 +209,9 @@ def _run(words: list[str], hidden: Hidden) -> int:
     parser = _parser(name, command, options_type)
     canonical = _canonical(rest, types, command.positional, hidden)
     first: list[str] = []
+    job: dict[str, str] = {}
     if command.recipes:
+        job, canonical, rest = _job_read(canonical, rest)
         first, canonical = _recipe_read(canonical, types, hidden)
     try:
         parsed = parser.parse_args([*first, *_configs_read(canonical, types, hidden)])
@@ -217,9 +220,12 @@ def _run(words: list[str], hidden: Hidden) -> int:
     except ArgumentError as error:
         raise ValueError(_explained(error, name, types)) from error
     values = _shown(parser.instantiate(parsed).as_dict(), hidden)
-    for name in ("config", *(("recipe", "gpus") if command.recipes else ())):
+    for name in ("config", *(("recipe", "gpus", "slurm", "print") if command.recipes else ())):
         values.pop(name, None)
     body: Callable[[Any], int] = _load(command.body)
+    if "slurm" in job:
+        submit = _load("nonlocal_nn.commands.submit:submit_command")
+        body = partial(submit, text=hidden.show(job["slurm"]), print_only="print" in job, words=rest)
     with warnings.catch_warnings():
         warnings.showwarning = _say_warning
         return body(options_type(**values))
@@ -255,6 +261,21 @@ def _configs_read(words: Sequence[str], types: dict[str, Any], hidden: Hidden) -
             values["out"] = str(file.parent)
         result.append(f"--config={as_words(values, types, hidden)}")
     return result
+
+
+def _job_read(words: Sequence[str], given: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
+    """What --slurm and --print say, and the words without them, as the parser wants them and as given."""
+    names = ("--slurm", "--print")
+    said = {name[2:]: value for name, _, value in (w.partition("=") for w in words) if name in names}
+    if "print" in said and "slurm" not in said:
+        raise ValueError("--print shows the script of a SLURM job: give --slurm nodes=1,gpus=8,time=24h")
+    left: list[str] = []
+    skip = False
+    for word in given:
+        if not skip and word.partition("=")[0] not in names:
+            left.append(word)
+        skip = word == "--slurm"
+    return said, [word for word in words if word.partition("=")[0] not in names], left
 
 
 def _recipe_read(words: Sequence[str], types: dict[str, Any], hidden: Hidden) -> tuple[list[str], list[str]]:
@@ -306,6 +327,10 @@ def _parser(name: str, command: Command, options_type: type) -> ArgumentParser:
         gpus = "With --recipe: so many GPUs. Clips of a GPU stay; rate and length follow, and are said."
         parser.add_argument("--recipe", help=recipe)
         parser.add_argument("--gpus", type=int, help=gpus)
+        slurm = "Submit the run as a SLURM job: nodes=2,gpus=8 (on each),time=24h, and cpus (a process), "
+        slurm += "mem, partition, account, qos, constraint; cluster=local: a process on this machine."
+        parser.add_argument("--slurm", help=slurm)
+        parser.add_argument("--print", action="store_true", help="With --slurm: show the script instead.")
     parser.add_class_arguments(options_type, as_group=False)
     return parser
 

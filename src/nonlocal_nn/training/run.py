@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
             return run_training(config, manifests, signals, first_process=first_process)
         except StopRequestedError as stop:
             number = stop.signal_number
-            if first_process and number == signal.SIGUSR1:
+            if first_process and number in (signal.SIGUSR1, signal.SIGUSR2):
                 requeue_slurm_job()
         except KeyboardInterrupt:
             number = int(signal.SIGINT)

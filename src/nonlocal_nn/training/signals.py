@@ -64,7 +64,7 @@ class StopSignals:
         """Set the handlers (again: Lightning sets its own, which act at once, when it starts)."""
         numbers = [signal.SIGINT, signal.SIGTERM]
         if os.environ.get("SLURM_JOB_ID"):
-            numbers.append(signal.SIGUSR1)  # sbatch --signal=USR1@90
+            numbers += [signal.SIGUSR1, signal.SIGUSR2]  # sbatch --signal=USR1@90; submitit's is USR2
         try:
             for number in numbers:
                 before = signal.signal(number, self._record)
