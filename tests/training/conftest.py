@@ -84,10 +84,13 @@ def tiny_config(videos: Path, tmp_path: Path) -> ConfigMaker:
 
 @pytest.fixture
 def start_process(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Start `train` of a config in a process of its own (any number of them through torchrun)."""
+    """Start `train` of a config in a process of its own: any number of them through torchrun, or the only
+    one of the first or second of two machines (`machine` 0 or 1) that meet at a port."""
     from nonlocal_nn.training.config import save_config
 
-    def start(config: TrainConfig, *, processes: int = 1) -> subprocess.Popen[str]:
+    def start(
+        config: TrainConfig, *, processes: int = 1, machine: int | None = None, port: int = 0
+    ) -> subprocess.Popen[str]:
         path = tmp_path / f"{Path(config.out).name}-{config.resume}.yaml"
         save_config(config, path)
         code = (
@@ -100,6 +103,9 @@ def start_process(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
         launcher = [sys.executable]
         if processes > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        if machine is not None:
+            launcher += ["-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={machine}"]
+            launcher += ["--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
         return subprocess.Popen(
             [*launcher, str(script), str(path), str(config.resume)],
             stderr=subprocess.PIPE,

@@ -166,6 +166,9 @@ class TrainConfig:
     sync_norm: bool = False
     """Measure batch norm's statistics over the clips of all processes, so that any number of them trains
     alike; otherwise over each process's share. Accumulated parts have their own statistics in any case."""
+    fsdp: bool = False
+    """Share parameters, gradients and optimizer state out over the processes (torch's fully_shard): less
+    memory for each, more traffic. Checkpoints are whole: the run goes on with any number of processes."""
     recompute: tuple[str, ...] = ()
     """Stages (res2, res3, ...) whose inside is computed again in the backward pass instead of kept: less
     memory, up to a quarter more time, the same gradients."""
@@ -201,6 +204,8 @@ class TrainConfig:
 FREE_ON_RESUME = frozenset(
     {
         "out",
+        "devices",
+        "nodes",
         "data.train",
         "data.root",
         "data.workers",

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import nn
+from torch import Tensor
 
 from nonlocal_nn._cores import cores_for_each
 from nonlocal_nn._files import write_whole
@@ -21,6 +22,7 @@ from nonlocal_nn.checkpoints.save import save_model
 from nonlocal_nn.data.errors import VideoError
 from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.datamodule import ClipDataModule, make_datasets
+from nonlocal_nn.training.fsdp import is_sharded
 from nonlocal_nn.training.inputs import Manifests, clip_shape, describe_input, fingerprint_of
 from nonlocal_nn.training.loop import BetweenSteps
 from nonlocal_nn.training.model import make_model
@@ -62,7 +64,7 @@ def run_training(
         model.compile()
     train_set, val_set = make_datasets(config, manifests, shape)
     task = ClassifierTask(
-        model, config.optim, plan, loss, config.seed, mean=config.data.mean, std=config.data.std
+        model, config.optim, plan, loss, config.seed, config.data.mean, config.data.std, fsdp=config.fsdp
     )
     devices, nodes = process_counts(config)
     cores = cores_for_each(devices)
@@ -80,7 +82,16 @@ def run_training(
         step, threads = 0, default_threads(cores, workers, os.environ.get("OMP_NUM_THREADS"))
         fingerprint = fingerprint_of(manifests.train)
         if checkpoint is not None:
-            step, threads = check_checkpoint(checkpoint, fingerprint)
+            standing = check_checkpoint(checkpoint, fingerprint)
+            step, threads = standing.step, standing.threads
+            if first_process and standing.processes not in (None, devices * nodes):
+                norms = (
+                    "" if config.sync_norm else "; batch norm that is trained sees other shares of the batch"
+                )
+                sys.stderr.write(
+                    f"the run had {standing.processes} processes until step {step} and goes on with "
+                    f"{devices * nodes}: the same clips in every step, other rounding{norms}\n"
+                )
         between = BetweenSteps(config, skipped, signals, fingerprint=fingerprint, threads=threads)
         with quiet_lightning():
             trainer = make_trainer(config, devices, nodes, between, first_step=step)
@@ -106,9 +117,12 @@ def run_training(
             "train_seconds": round(between.elapsed_seconds, 2),
             **{name: round(value, 6) for name, value in between.metrics.items()},
             "skipped_videos": len(skipped.reasons),
-            "weights_sha256": weights_sha256(model),
+            "weights_sha256": weights_sha256(between.weights),
         }
         if trainer.is_global_zero:
+            if is_sharded(model):
+                model, _ = make_model(config.model, manifests.train.classes, config.seed)
+                model.load_state_dict(between.weights)
             model.metadata = describe_input(config.data, shape, loss)
             save_model(model, out / MODEL_FILE)
             text = json.dumps(results, indent=2) + "\n"
@@ -138,15 +152,15 @@ def _fit(
         torch.set_num_threads(threads_before)
 
 
-def weights_sha256(model: nn.Module) -> str:
-    """The hash of a model's whole state: two runs are the same if and only if these are.
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """The hash of a model's whole state dict: two runs are the same if and only if these are.
 
-    >>> one, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    >>> weights_sha256(one) == weights_sha256(other)
+    >>> one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    >>> weights_sha256(one.state_dict()) == weights_sha256(other.state_dict())
     False
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -179,6 +193,8 @@ def _check_values(config: TrainConfig, videos: int) -> None:
     for name in ("precise_bn", "val_every_epochs", "seed", "checkpoint_every_seconds"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name} is {getattr(config, name)}; it must not be negative")
+    if config.fsdp and config.compile:
+        raise ValueError("fsdp and compile together were never tried; take one of them")
     if config.optim.accumulate < 1:
         raise ValueError(f"optim.accumulate is {config.optim.accumulate}; it must be at least 1")
     if config.optim.clip_norm is not None and config.optim.clip_norm <= 0:

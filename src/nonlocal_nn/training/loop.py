@@ -21,6 +21,7 @@ from nonlocal_nn.data.errors import Problem
 from nonlocal_nn.training import precise_bn, processes
 from nonlocal_nn.training.config import TrainConfig
 from nonlocal_nn.training.datamodule import ClipDataModule
+from nonlocal_nn.training.fsdp import put_together, whole_state
 from nonlocal_nn.training.reports import MetricsCsv, TrainingProgress
 from nonlocal_nn.training.run_folder import LAST, METRICS
 from nonlocal_nn.training.schedule import epoch_ends
@@ -42,8 +43,8 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
     """Reports, validates, saves and stops a training run; at its end measures the precise batch norm
     statistics.
 
-    After training `metrics` has the last figures of each kind, and `elapsed_seconds` the time spent training,
-    of all the parts of an interrupted run together.
+    After training `metrics` has the last figures of each kind, `weights` the finished state dict, and
+    `elapsed_seconds` the time spent training, of all the parts of an interrupted run together.
 
     Args:
         config: of the run.
@@ -69,6 +70,7 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
         self.fingerprint = fingerprint
         self.threads = threads
         self.metrics: dict[str, float] = {}
+        self.weights: dict[str, Tensor] = {}
         self.elapsed_seconds = 0.0
         self._validated_step = -1
         self._ends: frozenset[int] = frozenset()
@@ -98,12 +100,16 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
 
     def on_save_checkpoint(
         self,
-        trainer: pl.Trainer,  # noqa: ARG002
+        trainer: pl.Trainer,
         pl_module: pl.LightningModule,  # noqa: ARG002
         checkpoint: dict[str, Any],
     ) -> None:
         """What is checked before Lightning loads the rest."""
-        checkpoint["nonlocal_nn"] = {"fingerprint": self.fingerprint, "threads": self.threads}
+        checkpoint["nonlocal_nn"] = {
+            "fingerprint": self.fingerprint,
+            "threads": self.threads,
+            "processes": trainer.world_size,
+        }
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the reports where the checkpoint stands."""
@@ -195,6 +201,7 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
                 context=trainer.precision_plugin.forward_context,
             )
         self._validate_or_stop(trainer, task)
+        self.weights = whole_state(task.model)
         self.elapsed_seconds = self._elapsed()
         self._clock = time.monotonic()
 
@@ -292,15 +299,16 @@ class BetweenSteps(pl.Callback):  # Lightning keeps its state in checkpoints und
             return
         self._show_phase("validation")
         started = time.monotonic()
-        metrics, problems = validate(
-            task.model,
-            data.val_batches(),
-            task.loss_name,
-            task.prepare,
-            context=trainer.precision_plugin.forward_context,
-            # several processes would have to agree in the middle of it: there it is gone through to its end
-            should_stop=lambda: self._stop_signal(trainer) != 0 and not processes.is_distributed(),
-        )
+        with put_together(task.model):
+            metrics, problems = validate(
+                task.model,
+                data.val_batches(),
+                task.loss_name,
+                task.prepare,
+                context=trainer.precision_plugin.forward_context,
+                # several processes would have to agree in the middle of it: there it goes on to its end
+                should_stop=lambda: self._stop_signal(trainer) != 0 and not processes.is_distributed(),
+            )
         self._reported_at += time.monotonic() - started  # clips per second are those of training
         self._validated_step = trainer.global_step
         self._report_skipped(trainer, problems)

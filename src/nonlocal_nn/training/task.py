@@ -12,6 +12,7 @@ from nonlocal_nn.data.dataset import ClipBatch
 from nonlocal_nn.data.defaults import MEAN, STD
 from nonlocal_nn.data.transforms import normalize
 from nonlocal_nn.training.config import LossName, OptimConfig
+from nonlocal_nn.training.fsdp import is_sharded, shard_stages
 from nonlocal_nn.training.optim import as_targets, make_loss, make_optimizer
 from nonlocal_nn.training.schedule import Plan, lr_at
 
@@ -34,6 +35,7 @@ class ClassifierTask(pl.LightningModule):
         loss: "cross_entropy" or "sigmoid".
         seed: of dropout, together with the step and the process.
         mean, std: normalise pixels of 0..255.
+        fsdp: share the parameters out over the processes, where there are several.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class ClassifierTask(pl.LightningModule):
         seed: int,
         mean: float = MEAN,
         std: float = STD,
+        fsdp: bool = False,
     ) -> None:
         super().__init__()
+        self.fsdp = fsdp
         self.model = model
         self.optim = optim
         self.plan = plan
@@ -72,6 +76,11 @@ class ClassifierTask(pl.LightningModule):
         """Logits."""
         logits: Tensor = self.model(clips)
         return logits
+
+    def configure_model(self) -> None:
+        """Lightning's hook, before the optimizer is made."""
+        if self.fsdp and self.device_mesh is not None and not is_sharded(self.model):
+            shard_stages(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Lightning's hook. There is no scheduler: `on_train_batch_start` sets the rate from the step

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from nonlocal_nn._files import utf8_path, write_whole
 from nonlocal_nn.training.config import TrainConfig
@@ -42,7 +44,7 @@ def make_trainer(
         accelerator=config.accelerator,
         devices=devices,
         num_nodes=nodes,
-        strategy="auto" if devices == 1 and nodes == 1 else "ddp",
+        strategy=_strategy(config, devices * nodes),
         precision={"32": "32-true"}.get(config.precision, config.precision),  # type: ignore[arg-type]
         accumulate_grad_batches=config.optim.accumulate,
         gradient_clip_val=config.optim.clip_norm,
@@ -59,6 +61,17 @@ def make_trainer(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+    )
+
+
+def _strategy(config: TrainConfig, processes: int) -> str | ModelParallelStrategy:
+    if processes == 1:
+        return "auto"
+    if not config.fsdp:
+        return "ddp"
+    # FSDPStrategy would refuse CPUs
+    return ModelParallelStrategy(
+        data_parallel_size=processes, tensor_parallel_size=1, save_distributed_checkpoint=False
     )
 
 
@@ -84,8 +97,17 @@ class WholeCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-def check_checkpoint(path: Path, fingerprint: str) -> tuple[int, int]:
-    """The number of steps done when the checkpoint was written, and the threads torch worked with.
+@dataclass(frozen=True)
+class Standing:
+    """Where a run was when its checkpoint was written: steps done, torch's threads, and processes."""
+
+    step: int
+    threads: int
+    processes: int | None
+
+
+def check_checkpoint(path: Path, fingerprint: str) -> Standing:
+    """Where the run stands.
 
     Raises:
         ValueError: it belongs to a run with other training videos.
@@ -96,7 +118,8 @@ def check_checkpoint(path: Path, fingerprint: str) -> tuple[int, int]:
             "the training videos are not those the run was started with (files were added, removed or "
             "renamed, or labels changed), so it cannot go on: put them back, or start a new run"
         )
-    return int(checkpoint["global_step"]), int(checkpoint["nonlocal_nn"]["threads"])
+    ours = checkpoint["nonlocal_nn"]
+    return Standing(int(checkpoint["global_step"]), int(ours["threads"]), ours.get("processes"))
 
 
 @contextmanager
