@@ -264,7 +264,10 @@ def _deaths_are_seen_here(running: Any) -> Iterator[None]:
 def _dead(running: Any) -> list[tuple[int, int]]:
     """Number and exit code of each process that has ended, or ends within a moment."""
     workers = getattr(running, "_workers", ())
-    connection.wait([process.sentinel for process in workers], timeout=_MOMENT_SECONDS)
+    ended = connection.wait([process.sentinel for process in workers], timeout=_MOMENT_SECONDS)
+    for process in workers:
+        if process.sentinel in ended:  # its files are closed; its exit code comes a moment later
+            process.join(timeout=_MOMENT_SECONDS)
     return [(n, process.exitcode) for n, process in enumerate(workers) if process.exitcode is not None]
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 __all__ = ["Codes", "Hashes", "Member", "RecordTable", "Texts", "VideoRecord"]
 
+_EXACTLY = "surrogatepass"  # in the C locale a name may be nothing but surrogates, in any order
 _Value = TypeVar("_Value", bound=Hashable)
 
 
@@ -80,7 +81,7 @@ class Texts(Sequence[str]):
 
     def append(self, text: str) -> None:
         """One more."""
-        self._bytes += text.encode("utf-8", "surrogateescape")
+        self._bytes += text.encode("utf-8", _EXACTLY)
         self._ends.append(len(self._bytes))
 
     def to_arrays(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -106,14 +107,14 @@ class Texts(Sequence[str]):
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]  # raises where it is outside
-        return self._bytes[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogateescape")
+        return self._bytes[self._ends[number] : self._ends[number + 1]].decode("utf-8", _EXACTLY)
 
     def __iter__(self) -> Iterator[str]:
         begin, held = 0, self._bytes
         ends = iter(self._ends)
         next(ends)
         for end in ends:
-            yield held[begin:end].decode("utf-8", "surrogateescape")
+            yield held[begin:end].decode("utf-8", _EXACTLY)
             begin = end
 
 

@@ -30,7 +30,9 @@ from nonlocal_nn.training.optim import make_optimizer, resolve_loss
 from nonlocal_nn.training.processes import (
     default_threads,
     default_workers,
+    leave_processes,
     process_counts,
+    processes_are_joined,
     uses_gpu,
 )
 from nonlocal_nn.training.recompute import recompute_stages
@@ -140,10 +142,13 @@ def _fit(
 ) -> None:
     """Train to the end, with `threads` of torch (None: as they are), and leave no worker process behind."""
     threads_before = torch.get_num_threads()
+    joined_before = processes_are_joined()
     if threads is not None:
         torch.set_num_threads(threads)  # sums come out in another order with another number of threads
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+        if not joined_before:
+            leave_processes()  # a process that ends with its group open may abort
     except (RuntimeError, VideoError) as error:
         raise _about_videos(error) from error
     finally:

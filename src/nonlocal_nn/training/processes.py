@@ -71,9 +71,20 @@ def default_threads(cores: int, workers: int, omp_num_threads: str | None) -> in
 # Collectives; with one process they cost nothing.
 
 
+def processes_are_joined() -> bool:
+    """Whether this process is in a group, if only of one."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def leave_processes() -> None:
+    """Leave the group, if there is one; no collective may follow."""
+    if processes_are_joined():
+        dist.destroy_process_group()
+
+
 def is_distributed() -> bool:
     """Whether more than one process takes part."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return processes_are_joined() and dist.get_world_size() > 1
 
 
 def maximum(values: Sequence[int], device: torch.device) -> list[int]:
