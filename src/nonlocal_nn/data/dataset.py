@@ -135,7 +135,28 @@ class ViewSample(NamedTuple):
         return out.permute(0, 4, 1, 2, 3)
 
 
-class ClipDataset(Dataset[Sample]):
+class _OfManifest:
+    """What both data sets are to a loader whose processes may die; see `steady.Isolating`."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        # Remembered by each worker, so that a broken file is opened once and not in every epoch.
+        self._broken: dict[int, Problem] = {}
+        self.at_work: AtWork | None = None
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def path_of(self, video: int) -> str:
+        """The file of a video."""
+        return self.manifest.records.paths[video]
+
+    def leave_out(self, video: int, problem: Problem) -> None:
+        """Treat a video as broken from now on."""
+        self._broken[video] = problem
+
+
+class ClipDataset(_OfManifest, Dataset[Sample]):
     """Random training clips of the videos of a manifest.
 
     >>> dataset = ClipDataset(Manifest.of_paths(["absent.mp4"], labels=[0]), clip_frames=8, frame_stride=2,
@@ -182,7 +203,7 @@ class ClipDataset(Dataset[Sample]):
                 "(or a manifest with multi_label)"
             )
         clip_indices(0, clip_frames, frame_stride, 1)  # raises where they make no clip
-        self.manifest = manifest
+        super().__init__(manifest)
         self.clip_frames = clip_frames
         self.frame_stride = frame_stride
         self.transform = transform
@@ -190,12 +211,6 @@ class ClipDataset(Dataset[Sample]):
         self.max_attempts = max_attempts
         self.labels = labels
         self.decode_threads = decode_threads
-        # Remembered by each worker, so that a broken file is opened once and not in every epoch.
-        self._broken: dict[int, Problem] = {}
-        self.at_work: AtWork | None = None
-
-    def __len__(self) -> int:
-        return len(self.manifest)
 
     def __getitem__(self, key: SampleKey) -> Sample:
         """Return a random clip of video key.index, or of another where that one is broken.
@@ -236,14 +251,6 @@ class ClipDataset(Dataset[Sample]):
         """The sample of this key; see `steady.Isolating`."""
         return self[SampleKey(epoch, index)]
 
-    def path_of(self, video: int) -> str:
-        """The file of a video."""
-        return self.manifest.records.paths[video]
-
-    def leave_out(self, video: int, problem: Problem) -> None:
-        """Treat a video as broken from now on."""
-        self._broken[video] = problem
-
     def _labels_of(self, index: int, seconds: tuple[float, float]) -> Tensor:
         record = self.manifest.records[index]
         if self.labels == "video" or not record.actions:
@@ -263,7 +270,7 @@ class ClipDataset(Dataset[Sample]):
         return self.transform(clip, generator), (float(times[0]), float(times[1]))
 
 
-class ViewDataset(Dataset["ViewSample | Skipped"]):
+class ViewDataset(_OfManifest, Dataset["ViewSample | Skipped"]):
     """All test views of each video of a manifest; each video is opened and decoded once.
 
     Args:
@@ -286,17 +293,12 @@ class ViewDataset(Dataset["ViewSample | Skipped"]):
         decode_threads: int = 1,
     ) -> None:
         uniform_starts(1, clip_frames, frame_stride, clips)  # raises where they make no clip
-        self.manifest = manifest
+        super().__init__(manifest)
         self.clip_frames = clip_frames
         self.frame_stride = frame_stride
         self.clips = clips
         self.transform = transform
         self.decode_threads = decode_threads
-        self._broken: dict[int, Problem] = {}
-        self.at_work: AtWork | None = None
-
-    def __len__(self) -> int:
-        return len(self.manifest)
 
     def __getitem__(self, index: int) -> ViewSample | Skipped:
         """Return the views of video `index`, or what is wrong with it."""
@@ -312,14 +314,6 @@ class ViewDataset(Dataset["ViewSample | Skipped"]):
     def read_again(self, epoch: int, index: int) -> ViewSample | Skipped:  # noqa: ARG002 - of every epoch
         """The views of a video; see `steady.Isolating`."""
         return self[index]
-
-    def path_of(self, video: int) -> str:
-        """The file of a video."""
-        return self.manifest.records.paths[video]
-
-    def leave_out(self, video: int, problem: Problem) -> None:
-        """Treat a video as broken from now on."""
-        self._broken[video] = problem
 
     def _views(self, index: int) -> ViewSample | Skipped:
         record = self.manifest.records[index]
