@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from nonlocal_nn.data.decode import VideoReader, probe
-from nonlocal_nn.data.scan import check_video
+from nonlocal_nn.data.scan import findings_of
+from nonlocal_nn.data.video_index import look
 from tests.data.made_videos import numbered_image, set_display_matrix, write_video
 
 # For each matrix (a, b, c, d) the filters that FFmpeg's own command line inserts, and what is said of it.
@@ -59,7 +60,7 @@ def test_all_eight_orientations_are_those_of_ffmpeg(
     np.testing.assert_array_equal(shown, _filtered(stored, filters))
     assert (info.rotation_degrees, info.mirrored) == (turned, mirrored)
     assert (info.height, info.width) == shown.shape[:2]
-    said = " ".join(finding.reason for finding in check_video(str(path), 1))
+    said = " ".join(finding.reason for finding in findings_of(look(str(path)), 1))
     assert ("mirrored left to right" in said) == mirrored
     assert (f"rotated by {turned} degrees" in said) == (turned != 0)
 
@@ -84,7 +85,7 @@ def test_pixels_that_are_not_square_are_said(tmp_path: Path, aspect: tuple[int, 
     info = probe(path)
     assert info.pixel_aspect == pytest.approx(aspect[0] / aspect[1], rel=1e-3)
     assert (info.width, info.height) == (64, 48)  # as stored: published networks are trained on these
-    said = " ".join(finding.reason for finding in check_video(str(path), 1))
+    said = " ".join(finding.reason for finding in findings_of(look(str(path)), 1))
     assert f"players show {players}, networks see 64x48" in said
 
 
@@ -103,7 +104,7 @@ def test_a_last_frame_that_stands_for_long_is_no_cut(tmp_path: Path, name: str, 
     path = write_video(tmp_path / name, len(times), codec, times_ms=times)
     info = probe(path)
     assert info.frames == len(times)
-    assert not [f for f in check_video(str(path), 1) if f.severity == "broken"]
+    assert not [f for f in findings_of(look(str(path)), 1) if f.severity == "broken"]
     assert info.duration_seconds >= 9.0
 
 
@@ -122,4 +123,4 @@ def test_the_last_frames_own_duration_counts(tmp_path: Path) -> None:
     assert probe(path).duration_seconds == pytest.approx(59 / 25 + 4, abs=0.1)
     data = path.read_bytes()
     (tmp_path / "cut.mkv").write_bytes(data[: 2 * len(data) // 3])  # half of it is still cut off
-    assert "cut off" in check_video(str(tmp_path / "cut.mkv"), 1)[0].reason
+    assert "cut off" in findings_of(look(str(tmp_path / "cut.mkv")), 1)[0].reason

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from nonlocal_nn.data.isolated import run_isolated
-from nonlocal_nn.data.scan import Finding, ScanConfig, check_video, scan, scan_command
+from nonlocal_nn.data.scan import Finding, ScanConfig, findings_of, scan, scan_command
+from nonlocal_nn.data.video_index import look
 from tests.data.made_videos import write_video
 
 
@@ -75,7 +76,7 @@ def test_a_single_file_is_scanned_whatever_its_name(folder: Path, tmp_path: Path
 
 
 def test_damage_at_the_end_is_found(folder: Path) -> None:
-    (finding,) = check_video(str(folder / "bad" / "damaged.mp4"), 1)
+    (finding,) = findings_of(look(str(folder / "bad" / "damaged.mp4")), 1)
     assert finding.severity == "broken"
     assert finding.reason.startswith("decoding fails after frame ")
 

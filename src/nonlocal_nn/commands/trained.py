@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from nonlocal_nn._cores import available_cores
+from nonlocal_nn._launch import launched
 from nonlocal_nn.checkpoints.load import load_model
 from nonlocal_nn.checkpoints.native import checkpoint_file
 from nonlocal_nn.data.dataset import ViewDataset
 from nonlocal_nn.data.defaults import FRAME_STRIDE, MEAN, STD, short_side_of
 from nonlocal_nn.data.records import Manifest
 from nonlocal_nn.data.transforms import ViewTransform
+from nonlocal_nn.data.video_index import KnownVideos
 from nonlocal_nn.evaluation.config import ScoringConfig
 from nonlocal_nn.evaluation.device import choose_device
 from nonlocal_nn.evaluation.views import Scoring
@@ -79,12 +82,17 @@ def load_trained(checkpoint: str, device: str = "auto") -> Trained:
 def views_of(manifest: Manifest, config: ScoringConfig, trained: Trained) -> ViewDataset:
     """The videos as the views that `config` asks for; what it leaves open is as in training.
 
-    Raises ValueError for views that cannot be.
+    Says on stderr what the index does not know.
+    Raises ValueError for views that cannot be, or an index that is none; FileNotFoundError where there is
+    none.
     """
     if config.full_frame and config.crop is not None:
         raise ValueError(
             f"full_frame and crop = {config.crop} contradict each other: the whole frame, or crops of it?"
         )
+    known = None if config.index is None else KnownVideos.of(config.index, manifest)
+    if known is not None and config.index is not None and launched().rank == 0:
+        sys.stderr.writelines(f"{note}\n" for note in known.note(config.index))
     short_side = trained.short_side if config.short_side is None else config.short_side
     crop = short_side if config.crop is None else config.crop
     return ViewDataset(
@@ -99,6 +107,7 @@ def views_of(manifest: Manifest, config: ScoringConfig, trained: Trained) -> Vie
         ),
         # Several videos are decoded by several processes; one alone gets the threads.
         decode_threads=min(4, available_cores()) if len(manifest) == 1 else 1,
+        known=known,
     )
 
 

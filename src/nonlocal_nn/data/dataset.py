@@ -22,6 +22,7 @@ from nonlocal_nn.data.shards import open_member
 from nonlocal_nn.data.steady import AtWork
 from nonlocal_nn.data.table import VideoRecord
 from nonlocal_nn.data.transforms import TrainTransform, ViewTransform
+from nonlocal_nn.data.video_index import KnownVideos
 
 __all__ = [
     "ClipBatch",
@@ -138,10 +139,11 @@ class ViewSample(NamedTuple):
 class _OfManifest:
     """What both data sets are to a loader whose processes may die; see `steady.Isolating`."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, known: KnownVideos | None) -> None:
         self.manifest = manifest
+        self._known = known
         # Remembered by each worker, so that a broken file is opened once and not in every epoch.
-        self._broken: dict[int, Problem] = {}
+        self._broken: dict[int, Problem] = {} if known is None else known.broken()
         self.at_work: AtWork | None = None
 
     def __len__(self) -> int:
@@ -150,6 +152,11 @@ class _OfManifest:
     def path_of(self, video: int) -> str:
         """The file of a video."""
         return self.manifest.records.paths[video]
+
+    def _open(self, video: int, record: VideoRecord, threads: int) -> VideoReader:
+        """The video of a record, a file or part of a shard; raises VideoError."""
+        table = None if self._known is None else self._known.table(video)
+        return VideoReader(record.path, threads=threads, data=open_member(record), table=table)
 
     def leave_out(self, video: int, problem: Problem) -> None:
         """Treat a video as broken from now on."""
@@ -175,6 +182,7 @@ class ClipDataset(_OfManifest, Dataset[Sample]):
         labels: of a sample, where they belong to stretches of a video: those within the "clip", or all of the
             "video".
         decode_threads: threads of the decoder.
+        known: what an index knows of the videos. The clips are the same without it.
 
     Raises:
         ValueError: an empty manifest, or a record with other than one label.
@@ -191,6 +199,7 @@ class ClipDataset(_OfManifest, Dataset[Sample]):
         max_attempts: int = 10,
         labels: ClipLabels = "clip",
         decode_threads: int = 1,
+        known: KnownVideos | None = None,
     ) -> None:
         if not len(manifest):
             raise ValueError("the manifest holds no videos")
@@ -203,7 +212,7 @@ class ClipDataset(_OfManifest, Dataset[Sample]):
                 "(or a manifest with multi_label)"
             )
         clip_indices(0, clip_frames, frame_stride, 1)  # raises where they make no clip
-        super().__init__(manifest)
+        super().__init__(manifest, known)
         self.clip_frames = clip_frames
         self.frame_stride = frame_stride
         self.transform = transform
@@ -233,7 +242,7 @@ class ClipDataset(_OfManifest, Dataset[Sample]):
                 if self.at_work is not None:
                     self.at_work.note(epoch, index, candidate)
                 try:
-                    video, seconds = self._random_clip(self.manifest.records[candidate], generator)
+                    video, seconds = self._random_clip(candidate, generator)
                 except VideoError as error:
                     problem = error.problem
                     if not isinstance(error, UnavailableError):
@@ -257,11 +266,10 @@ class ClipDataset(_OfManifest, Dataset[Sample]):
             return _label_tensor(self.manifest, index)
         return _hot(record.labels_between(*seconds), self.manifest.num_classes)
 
-    def _random_clip(
-        self, record: VideoRecord, generator: np.random.Generator
-    ) -> tuple[Tensor, tuple[float, float]]:
+    def _random_clip(self, index: int, generator: np.random.Generator) -> tuple[Tensor, tuple[float, float]]:
         """A clip, and the seconds of the file from its first frame to its last."""
-        with open_record(record, self.decode_threads) as reader:
+        record = self.manifest.records[index]
+        with self._open(index, record, self.decode_threads) as reader:
             first, count = _frame_span(reader, record)
             start = random_start(count, self.clip_frames, self.frame_stride, generator)
             frames = first + clip_indices(start, self.clip_frames, self.frame_stride, count)
@@ -280,6 +288,7 @@ class ViewDataset(_OfManifest, Dataset["ViewSample | Skipped"]):
         clips: clips spread evenly along the video (the paper: 10).
         transform: from decoded frames to the crops of one clip.
         decode_threads: threads of the decoder.
+        known: what an index knows of the videos. The views are the same without it.
     """
 
     def __init__(
@@ -291,9 +300,10 @@ class ViewDataset(_OfManifest, Dataset["ViewSample | Skipped"]):
         clips: int,
         transform: ViewTransform,
         decode_threads: int = 1,
+        known: KnownVideos | None = None,
     ) -> None:
         uniform_starts(1, clip_frames, frame_stride, clips)  # raises where they make no clip
-        super().__init__(manifest)
+        super().__init__(manifest, known)
         self.clip_frames = clip_frames
         self.frame_stride = frame_stride
         self.clips = clips
@@ -318,7 +328,7 @@ class ViewDataset(_OfManifest, Dataset["ViewSample | Skipped"]):
     def _views(self, index: int) -> ViewSample | Skipped:
         record = self.manifest.records[index]
         try:
-            with open_record(record, self.decode_threads) as reader:
+            with self._open(index, record, self.decode_threads) as reader:
                 first, count = _frame_span(reader, record)
                 starts = uniform_starts(count, self.clip_frames, self.frame_stride, self.clips)
                 numbers = np.stack(
@@ -331,15 +341,6 @@ class ViewDataset(_OfManifest, Dataset["ViewSample | Skipped"]):
         frames, boxes = self.transform(clip)
         clips = torch.from_numpy(positions.reshape(numbers.shape))
         return ViewSample(frames, clips, boxes, index, _label_tensor(self.manifest, index))
-
-
-def open_record(record: VideoRecord, threads: int = 1) -> VideoReader:
-    """The video of a record, a file or part of a shard.
-
-    Raises:
-        VideoError: it cannot be opened.
-    """
-    return VideoReader(record.path, threads=threads, data=open_member(record))
 
 
 def _frame_span(reader: VideoReader, record: VideoRecord) -> tuple[int, int]:

@@ -130,13 +130,19 @@ class VideoReader:
         threads: for decoding. One by default: data loaders run one worker a core.
         data: what the file holds, as bytes or as a file object that can seek, where it is not to be read from
             `path`, which then only names it. The object is closed with the reader.
+        table: its frames, where somebody kept them (`video_index`): then its packets are not gone through
+            first, which is a pass over the whole file.
 
     Raises:
         VideoError: from the constructor and from every method; one line, `path: reason`.
     """
 
     def __init__(
-        self, path: str | Path, threads: int = 1, data: bytes | IO[bytes] | io.RawIOBase | None = None
+        self,
+        path: str | Path,
+        threads: int = 1,
+        data: bytes | IO[bytes] | io.RawIOBase | None = None,
+        table: FrameTable | None = None,
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads must be 1 or more, not {threads}")
@@ -151,8 +157,9 @@ class VideoReader:
                 self._data.close()
             raise
         self._tick_seconds = float(self._stream.time_base or 0)
+        self._untouched = table is not None  # no packet was read: the container stands at its first
         try:
-            self._table: FrameTable = read_frame_table(self.path, self._container, self._stream)
+            self._table = table or read_frame_table(self.path, self._container, self._stream)
         except BaseException:
             self.close()
             raise
@@ -173,9 +180,16 @@ class VideoReader:
         self.close()
 
     @property
+    def table(self) -> FrameTable:
+        """The frames as packets tell them."""
+        return self._table
+
+    @property
     def num_frames(self) -> int:
         """The number of frames, counted."""
-        return len(self._table.pts) if self._table.exact else self._decoded_count
+        if self._table.exact:
+            return len(self._table.pts)
+        return self._decoded_count if self._table.counted is None else self._table.counted
 
     @property
     def fps(self) -> float:
@@ -384,6 +398,9 @@ class VideoReader:
     def _packets(self, start: int | None, afresh: bool) -> Iterator[Any]:
         """Iterate over the packets from a key frame, or from the first packet."""
         table = self._table
+        untouched, self._untouched = self._untouched, False
+        if untouched and start is None:
+            return cast("Iterator[Any]", self._container.demux(self._stream))
         if table.seekable and not afresh:
             key = 0 if start is None else start
             self._container.seek(int(table.key_seek[key]), stream=self._stream)

@@ -58,6 +58,7 @@ class FrameTable:
         key_pts: the presentation time of each of them.
         key_seek: the time to seek to for each of them.
         last_duration: how long the last frame is shown, in the same units; 0 where nothing says so.
+        counted: how many frames decoding gave, where it had to count them and somebody kept that.
         first_packet_pts: how to recognise the start of the stream.
         seekable: the container has an index.
     """
@@ -70,6 +71,7 @@ class FrameTable:
     first_packet_pts: int | None
     seekable: bool
     last_duration: int = 0
+    counted: int | None = None
 
     def key_frame_before(self, frame: int) -> int:
         """Return the position in `key_frames` of the last one at or before a frame, or -1."""

@@ -6,11 +6,12 @@ Every file is opened and decoded to its end, in several processes. Nothing heavy
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -22,12 +23,14 @@ from nonlocal_nn.data.records import ManifestKind
 
 if TYPE_CHECKING:
     from nonlocal_nn.data.decode import VideoInfo
+    from nonlocal_nn.data.video_index import Looked
 
-__all__ = ["Finding", "ScanConfig", "ScanReport", "check_video", "scan", "scan_command"]
+__all__ = ["Finding", "ScanConfig", "ScanReport", "findings_of", "scan", "scan_command"]
 
 Severity = Literal["broken", "short", "odd"]
 # Pixels that differ from squares by less are as good as square (PAL and NTSC: 1.09, 0.91).
 _SQUARE = 1.1
+_KEEP_SECONDS = 60.0
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 
 
@@ -54,6 +57,7 @@ class ScanReport:
 
     Attributes:
         videos: the number of files scanned.
+        looked_at: how many of them were decoded; the others are in the index as they are.
         findings: broken ones first, then short, then odd; a file may be both short and odd.
         ignored: other files in the folder, by suffix.
     """
@@ -61,6 +65,7 @@ class ScanReport:
     videos: int
     findings: tuple[Finding, ...]
     ignored: tuple[tuple[str, int], ...] = ()
+    looked_at: int = 0
 
     def of(self, severity: Severity) -> tuple[Finding, ...]:
         """Return the findings of one severity."""
@@ -87,6 +92,9 @@ class ScanConfig:
     """Rows of a csv to scan, such as "set==1 and sequence in 1,2"; none: all."""
     min_frames: int = 64
     """Call a video short that has fewer frames: a clip of 32 frames, every second one, takes 64."""
+    index: str | None = None
+    """Keep what is found of every video in this file (.npz): scanned again, only new and changed videos are
+    looked at, and train and test start faster with it (--data.index, --index)."""
     workers: int | None = None
     """Processes that decode; none: one for each core."""
     out: str | None = None
@@ -104,6 +112,7 @@ def scan(
     root: str | Path | None = None,
     where: str | None = None,
     min_frames: int = ScanConfig.min_frames,
+    index: str | Path | None = None,
     workers: int | None = None,
     progress: bool = False,
 ) -> ScanReport:
@@ -125,12 +134,14 @@ def scan(
         root: folder that its paths start from.
         where: rows of a csv.
         min_frames: videos with fewer frames are short.
+        index: file that keeps what is found; videos that it knows as they are now are not looked at again.
+            It is written about once a minute, so that a scan that is cut off goes on from there.
         workers: processes; None for one a core.
         progress: show a bar on stderr, if that is a terminal.
 
     Raises:
         FileNotFoundError: there is no such source.
-        ValueError: no video in it, or a number below 1.
+        ValueError: no video in it, a number below 1, or an index that is none.
     """
     if min_frames < 1 or (workers is not None and workers < 1):
         raise ValueError(f"min_frames and workers must be 1 or more, not {min_frames} and {workers}")
@@ -138,23 +149,21 @@ def scan(
     if not paths and not findings:
         others = ", ".join(f"{count} {suffix}" for suffix, count in ignored) or "nothing"
         raise ValueError(f"no videos in {source}: it holds {others}")
-    for found in _check_all(paths, min_frames, workers or available_cores(), progress):
-        findings += found
+    kept = _Kept(index)
+    again, known = kept.split(paths)
+    looked = itertools.chain(known, kept.keep(_look_at(again, workers or available_cores(), progress)))
+    for one in looked:
+        findings += findings_of(one, min_frames)
     order = {severity: rank for rank, severity in enumerate(SEVERITIES)}
     findings.sort(key=lambda finding: (order[finding.severity], finding.path))
-    return ScanReport(len(paths), tuple(findings), ignored)
+    return ScanReport(len(paths), tuple(findings), ignored, len(again))
 
 
-def check_video(path: str, min_frames: int) -> list[Finding]:
-    """Decode one video to its end and say what is wrong or unusual."""
-    from nonlocal_nn.data.decode import VideoReader
-    from nonlocal_nn.data.errors import VideoError
-
-    try:
-        with VideoReader(path) as reader:
-            check = reader.check()
-    except VideoError as error:
-        return [Finding(path, "broken", error.reason)]
+def findings_of(looked: Looked, min_frames: int) -> list[Finding]:
+    """What is wrong or unusual in a video that was looked at."""
+    path, check = looked.path, looked.check
+    if check is None:
+        return [Finding(path, "broken", looked.reason)]
     info = check.info
     findings = []
     if info.frames < min_frames:
@@ -238,16 +247,70 @@ def _is_text(path: Path) -> bool:
     return first_bytes_are_text(path)
 
 
-def _check_all(
-    paths: Sequence[str], min_frames: int, workers: int, progress: bool
-) -> Iterator[list[Finding]]:
-    check = partial(check_video, min_frames=min_frames)
-    found = run_isolated(check, paths, workers=workers, crashed=_crashed)
+def _look_at(paths: Sequence[str], workers: int, progress: bool) -> Iterator[Looked]:
+    from nonlocal_nn.data.video_index import look
+
+    found = run_isolated(look, paths, workers=workers, crashed=_crashed)
     return counted(found, len(paths), "scanning", shown=progress)
 
 
-def _crashed(path: str) -> list[Finding]:
-    return [Finding(path, "broken", "the decoder crashed on it, and took its process along")]
+def _crashed(path: str) -> Looked:
+    from nonlocal_nn.data.video_index import Looked
+
+    # Without a stamp: no index keeps it, since the machine may have been short of memory.
+    return Looked(path, None, "the decoder crashed on it, and took its process along")
+
+
+class _Kept:
+    """The index of a scan, or none: what it holds already, and what is found now."""
+
+    def __init__(self, file: str | Path | None) -> None:
+        from nonlocal_nn.data.video_index import VideoIndex
+
+        self._file = None if file is None else Path(file)
+        held = self._file is not None and self._file.exists()
+        self._index = VideoIndex.read(self._file) if held and self._file is not None else VideoIndex.of([])
+
+    def split(self, paths: Sequence[str]) -> tuple[list[str], Iterator[Looked]]:
+        """The videos to look at, and those that the index knows as they are; the others it forgets.
+
+        Videos of the index that are not among the paths stay in it, but for those that are gone.
+        """
+        from nonlocal_nn.data.video_index import absolute, stamp
+
+        rows = {name: row for row, name in enumerate(self._index.names)}
+        again, known = [], []
+        for path in paths:
+            row = rows.pop(absolute(path), None)
+            if row is not None and stamp(path) == self._index.stamp(row):
+                known.append((row, path))
+            else:
+                again.append(path)
+        others = [row for name, row in rows.items() if stamp(name) is not None]
+        index = self._index
+        self._index = index.take([*(row for row, _ in known), *others])
+        return again, (index[row]._replace(path=path) for row, path in known)
+
+    def keep(self, found: Iterable[Looked]) -> Iterator[Looked]:
+        """Pass on what is found, and write it into the index: once a minute, and whatever ends the scan."""
+        waiting: list[Looked] = []
+        written = time.monotonic()
+        try:
+            for looked in found:
+                waiting.append(looked)
+                yield looked
+                if time.monotonic() - written > _KEEP_SECONDS:
+                    self._write(waiting)
+                    waiting, written = [], time.monotonic()
+        finally:
+            self._write(waiting)
+
+    def _write(self, found: list[Looked]) -> None:
+        from nonlocal_nn.data.video_index import VideoIndex
+
+        if self._file is not None:
+            self._index = self._index.then(VideoIndex.of(found))
+            self._index.write(self._file)
 
 
 def scan_command(config: ScanConfig) -> int:
@@ -255,8 +318,11 @@ def scan_command(config: ScanConfig) -> int:
 
     Raises:
         FileNotFoundError: there is no such source.
-        ValueError: no video in it, a number below 1, or an output that is neither .csv nor .json.
+        ValueError: no video in it, a number below 1, an index that is none, or an output that is neither
+            .csv nor .json.
     """
+    if config.index is not None and Path(config.index).suffix != ".npz":
+        raise ValueError(f"index must end in .npz, not {config.index!r}")
     if config.out is not None and Path(config.out).suffix not in {".csv", ".json"}:
         raise ValueError(f"out must end in .csv or .json, not {config.out!r}")
     report = scan(
@@ -265,6 +331,7 @@ def scan_command(config: ScanConfig) -> int:
         root=config.root,
         where=config.where,
         min_frames=config.min_frames,
+        index=config.index,
         workers=config.workers,
         progress=config.progress,
     )
@@ -273,6 +340,9 @@ def scan_command(config: ScanConfig) -> int:
         print()
     else:
         _print(report)
+        if config.index is not None:
+            kept = report.videos - report.looked_at
+            print(f"index: {config.index} ({report.looked_at} looked at now, {kept} known already)")
     if config.out is not None:
         out = Path(config.out)
         write_whole(out, lambda partial: _write(report, partial, as_json=out.suffix == ".json"))
@@ -316,6 +386,7 @@ def _print(report: ScanReport) -> None:
 def _as_json(report: ScanReport) -> dict[str, object]:
     return {
         "videos": report.videos,
+        "looked_at": report.looked_at,
         **{severity: len(report.of(severity)) for severity in SEVERITIES},
         "ignored": dict(report.ignored),
         "findings": [

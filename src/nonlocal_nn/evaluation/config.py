@@ -39,6 +39,9 @@ class ScoringConfig:
     """Take every n-th frame; none: as trained."""
     views_per_batch: int = 8
     """Views that go through the model together; fewer need less memory."""
+    index: str | None = None
+    """Index that `nonlocal scan --index` wrote: frames are then found without going through each video
+    first, and broken videos are known from the start. The scores are the same without it."""
     workers: int | None = None
     """Processes that decode videos; none: 1 to 8, by the cores and where the model runs; 0: none."""
     device: str = "auto"

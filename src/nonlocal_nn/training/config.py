@@ -48,6 +48,9 @@ class DataConfig:
     group_by: str | None = None
     """Column of a plain csv: training videos with the same value are drawn together, so that they meet in
     one batch; none: each by itself."""
+    index: str | None = None
+    """Index that `nonlocal scan --index` wrote: a clip is then found without going through the whole video,
+    and broken videos are known from the start. The clips are the same without it."""
     labels: ClipLabels = "clip"
     """Where labels belong to stretches of a video, as in a Charades csv, those of a training clip: of the
     actions that overlap the clip, or of the whole video. Validation and tests use the video's."""
@@ -209,6 +212,7 @@ FREE_ON_RESUME = frozenset(
         "data.train",
         "data.root",
         "data.workers",
+        "data.index",
         "data.val",
         "data.val_where",
         "data.max_bad_videos",

@@ -31,6 +31,7 @@ def make_datasets(
         transform=TrainTransform(crop=shape.crop, jitter=shape.jitter, flip=config.data.flip),
         seed=config.seed,
         labels=config.data.labels,
+        known=manifests.known_train,
     )
     if manifests.val is None:
         return train, None
@@ -40,6 +41,7 @@ def make_datasets(
         frame_stride=shape.stride,
         clips=1,
         transform=ViewTransform(short_side=shape.test_short_side, crop=shape.crop, crops=1),
+        known=manifests.known_val,
     )
     return train, val
 

@@ -98,8 +98,7 @@ def run_training(
         with quiet_lightning():
             trainer = make_trainer(config, devices, nodes, between, first_step=step)
             if first_process:
-                val_notes = () if manifests.val is None else manifests.val.notes
-                sys.stderr.writelines(f"{note}\n" for note in (*manifests.train.notes, *val_notes))
+                sys.stderr.writelines(f"{note}\n" for note in manifests.notes(config.data.index))
                 what = f"going on from step {step}" if checkpoint else "\n".join(report)
                 sys.stderr.write(
                     f"{config.model.name}: {manifests.train.describe()}; {plan.total_steps} steps of "

@@ -13,24 +13,38 @@ from nonlocal_nn.data.defaults import jitter_range
 from nonlocal_nn.data.labels import ClassFile, read_class_file
 from nonlocal_nn.data.manifest import read_manifest
 from nonlocal_nn.data.records import Manifest
+from nonlocal_nn.data.video_index import KnownVideos
 from nonlocal_nn.models.spec import VideoResNetSpec
 from nonlocal_nn.training.config import DataConfig, LossName
 
 
 @dataclass(frozen=True)
 class Manifests:
-    """Training videos and, where given, validation videos of the same classes."""
+    """Training videos and, where given, validation videos of the same classes.
+
+    `known_train` and `known_val` are what the index that the config names knows of them.
+    """
 
     train: Manifest
     val: Manifest | None
+    known_train: KnownVideos | None = None
+    known_val: KnownVideos | None = None
+
+    def notes(self, index: str | None) -> tuple[str, ...]:
+        """How the lists were read, and what the index does not know, in a line each."""
+        notes = [*self.train.notes, *(() if self.val is None else self.val.notes)]
+        for known in (self.known_train, self.known_val):
+            notes += () if known is None or index is None else known.note(index)
+        return tuple(dict.fromkeys(notes))
 
 
 def read_manifests(data: DataConfig) -> Manifests:
     """Read the lists of videos that the config names.
 
     Raises:
-        ValueError: fewer than two classes, a class without training videos, a label that is no class, or
-            validation videos with other classes than the training videos.
+        FileNotFoundError: no such list, folder or index.
+        ValueError: an index that is none, fewer than two classes, a class without training videos, a label
+            that is no class, or validation videos with other classes than the training videos.
     """
     known = ClassFile(()) if data.classes is None else read_class_file(data.classes)
     train = read_manifest(
@@ -52,7 +66,7 @@ def read_manifests(data: DataConfig) -> Manifests:
     if data.val is None:
         if data.val_where is not None:
             raise ValueError("data.val_where chooses rows of data.val, which is not given")
-        return Manifests(train, None)
+        return Manifests(train, None, _known(data.index, train))
     # By name, so that a class the validation videos lack does not shift the labels of the others.
     val = read_manifest(
         data.val,
@@ -66,7 +80,11 @@ def read_manifests(data: DataConfig) -> Manifests:
     if val.multi_label != train.multi_label:
         several, one = (data.train, data.val) if train.multi_label else (data.val, data.train)
         raise ValueError(f"{several} has several labels a video, {one} has one: they are different tasks")
-    return Manifests(train, val)
+    return Manifests(train, val, _known(data.index, train), _known(data.index, val))
+
+
+def _known(index: str | None, manifest: Manifest) -> KnownVideos | None:
+    return None if index is None else KnownVideos.of(index, manifest)
 
 
 def fingerprint_of(manifest: Manifest) -> str:
