@@ -379,8 +379,8 @@ def _canonical(
                 equals, value = "=", "true"
             elif left:
                 equals, value = "=", left.pop(0)
-        if equals and _is_numbers(types.get(option)) and not value.lstrip().startswith(("[", "null")):
-            value = f"[{value}]"  # 12,20 and a single 12
+        if equals and _takes_commas(types.get(option)) and not value.lstrip().startswith(("[", "null")):
+            value = f"[{value}]"  # 12,20 and res2,res3, and a single 12
         (configs if option == "--config" else canonical).append(option + equals + hidden.hide(value))
     alone = [hidden.hide(word) for word in alone]
     if alone and positional:
@@ -390,14 +390,21 @@ def _canonical(
     return configs + canonical + alone  # what is still alone, the parser calls unexpected
 
 
-def _is_numbers(kind: Any) -> bool:
-    """Whether an option takes several numbers: tuple[int, ...], list[float], or that or none.
+def _takes_commas(kind: Any) -> bool:
+    """Whether an option takes several numbers or names: tuple[int, ...], list[float], or that or none.
 
-    >>> _is_numbers(tuple[int, ...]), _is_numbers(tuple[float, ...] | None), _is_numbers(list[str])
-    (True, True, False)
+    >>> [_takes_commas(kind) for kind in (tuple[int, ...], tuple[float, ...] | None, tuple[str, ...])]
+    [True, True, True]
+    >>> _takes_commas(list[str])                                    # paths, in which a comma may stand
+    False
     """
     kinds = [kind] if get_origin(kind) in (list, tuple) else list(get_args(kind))
-    return any(get_origin(k) in (list, tuple) and {*get_args(k)} <= {int, float, ...} for k in kinds)
+    numbers, names = {int, float, ...}, {str, ...}
+    return any(
+        (get_origin(k) in (list, tuple) and {*get_args(k)} <= numbers)
+        or (get_origin(k) is tuple and {*get_args(k)} <= names)
+        for k in kinds
+    )
 
 
 def _full_name(option: str, types: dict[str, Any]) -> str:
@@ -485,7 +492,8 @@ def _is_full_disk(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("nonlocal_nn"):
-        return f"this command needs the package {error.name}: pip install 'nonlocal-nn[demo]'"
+        extra = "ray" if error.name == "ray" else "demo"
+        return f"this command needs the package {error.name}: pip install 'nonlocal-nn[{extra}]'"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError):

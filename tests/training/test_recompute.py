@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import nonlocal_nn as nl
+from nonlocal_nn.cli import main
 from nonlocal_nn.training.recompute import recompute_stages
 from nonlocal_nn.training.run import train
 from tests.training.conftest import ConfigMaker
@@ -77,3 +78,12 @@ def test_a_compiled_network_trains_alike(tiny_config: ConfigMaker, without_shape
     assert list(a) == list(b)
     for name, tensor in a.items():
         torch.testing.assert_close(b[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_stages_are_named_with_commas_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given in ("res2,res3", "[res2, res3]", "res2"):
+        arguments = ["--data.train", str(tmp_path / "absent"), "--out", str(tmp_path / "run")]
+        assert main(["train", *arguments, "--recompute", given]) == 2
+        assert "no such file or folder" in capsys.readouterr().err  # the first thing that is wrong

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from nonlocal_nn._files import write_whole
 from nonlocal_nn._launch import launched
+from nonlocal_nn._progress import counted
+from nonlocal_nn._ray import on_ray
 from nonlocal_nn.commands.trained import load_trained, scores_key, scoring_of, views_of
 from nonlocal_nn.data.dataset import Skipped
 from nonlocal_nn.data.errors import Problem
@@ -23,6 +26,7 @@ from nonlocal_nn.evaluation.parts import Parts, Scored, work_through
 from nonlocal_nn.evaluation.views import pooled, score_dataset
 
 _SHOWN = 10
+_KILLED = "the process that read it died, and two others after it"
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,12 @@ def predict_command(config: PredictConfig) -> int:
     if processes > 1 and config.out is None:
         raise ValueError(
             f"{processes} processes share the videos out: --out FILE says where they join their parts"
+        )
+    if config.ray is not None and (processes > 1 or config.out is None):
+        raise ValueError(
+            "--ray shares the videos out by itself: start one process, without torchrun or srun"
+            if processes > 1
+            else "--ray needs --out FILE, where the results are joined and kept as they come"
         )
     if config.out is not None:
         return _write(config, config.checkpoint, Path(config.out))
@@ -134,6 +144,17 @@ def _write(config: PredictConfig, checkpoint: str, out: Path) -> int:
 
     def score(indices: list[int]) -> Iterable[Scored | Skipped]:
         progress = config.progress and launched().rank == 0
+        if config.ray is not None:
+            scored = on_ray(
+                config.ray,
+                partial(_Scorer, config, checkpoint, paths),
+                indices,
+                died=lambda index: Skipped(index, Problem(paths[index], _KILLED)),
+                called=lambda index: paths[index],
+                workers=config.workers,
+                on_gpus=config.device == "auto" or config.device.startswith("cuda"),
+            )
+            return counted(scored, len(indices), "scoring", shown=progress)
         items = score_dataset(
             trained.model, dataset, scoring, only=indices, workers=config.workers, progress=progress
         )
@@ -158,6 +179,20 @@ def _write(config: PredictConfig, checkpoint: str, out: Path) -> int:
         sys.stderr.write(f"nonlocal: and {len(bad) - _SHOWN} more, all of them in {out}\n")
     print(f"{len(found) - len(bad) + len(problems)} videos: {out}")
     return 1 if bad else 0
+
+
+class _Scorer:
+    """The network in a process of a Ray cluster, and the videos by number."""
+
+    def __init__(self, config: PredictConfig, checkpoint: str, paths: list[str]) -> None:
+        self._trained = load_trained(checkpoint, config.device)
+        self._dataset = views_of(Manifest.of_paths(paths), config, self._trained)
+        self._scoring = scoring_of(config, self._trained)
+
+    def __call__(self, number: int, /) -> Scored | Skipped:
+        items = score_dataset(self._trained.model, self._dataset, self._scoring, only=[number], workers=0)
+        (scored,) = pooled(items, self._scoring, labelled=False)
+        return scored
 
 
 def find(places: Sequence[str]) -> tuple[list[str], list[Problem]]:

@@ -12,12 +12,14 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from nonlocal_nn._cores import available_cores
 from nonlocal_nn._files import open_text, write_whole
 from nonlocal_nn._progress import counted
+from nonlocal_nn._ray import RayChoice, on_ray
 from nonlocal_nn.data.isolated import run_isolated
 from nonlocal_nn.data.records import ManifestKind
 
@@ -95,8 +97,10 @@ class ScanConfig:
     index: str | None = None
     """Keep what is found of every video in this file (.npz): scanned again, only new and changed videos are
     looked at, and train and test start faster with it (--data.index, --index)."""
+    ray: RayChoice | None = None
+    """Scan on a Ray cluster: auto, the one that runs, or local, one of its own on this machine."""
     workers: int | None = None
-    """Processes that decode; none: one for each core."""
+    """Processes that decode; none: one for each core, of the whole cluster with --ray."""
     out: str | None = None
     """Write the findings to this file as well: .csv or .json."""
     json: bool = False
@@ -113,6 +117,7 @@ def scan(
     where: str | None = None,
     min_frames: int = ScanConfig.min_frames,
     index: str | Path | None = None,
+    ray: RayChoice | None = None,
     workers: int | None = None,
     progress: bool = False,
 ) -> ScanReport:
@@ -136,12 +141,14 @@ def scan(
         min_frames: videos with fewer frames are short.
         index: file that keeps what is found; videos that it knows as they are now are not looked at again.
             It is written about once a minute, so that a scan that is cut off goes on from there.
+        ray: a Ray cluster to scan on; None for processes of this machine.
         workers: processes; None for one a core.
         progress: show a bar on stderr, if that is a terminal.
 
     Raises:
         FileNotFoundError: there is no such source.
-        ValueError: no video in it, a number below 1, or an index that is none.
+        ValueError: no video in it, a number below 1, an index that is none, or no Ray cluster.
+        ModuleNotFoundError: Ray is asked for and not installed.
     """
     if min_frames < 1 or (workers is not None and workers < 1):
         raise ValueError(f"min_frames and workers must be 1 or more, not {min_frames} and {workers}")
@@ -151,7 +158,7 @@ def scan(
         raise ValueError(f"no videos in {source}: it holds {others}")
     kept = _Kept(index)
     again, known = kept.split(paths)
-    looked = itertools.chain(known, kept.keep(_look_at(again, workers or available_cores(), progress)))
+    looked = itertools.chain(known, kept.keep(_look_at(again, workers, ray, progress)))
     for one in looked:
         findings += findings_of(one, min_frames)
     order = {severity: rank for rank, severity in enumerate(SEVERITIES)}
@@ -247,11 +254,35 @@ def _is_text(path: Path) -> bool:
     return first_bytes_are_text(path)
 
 
-def _look_at(paths: Sequence[str], workers: int, progress: bool) -> Iterator[Looked]:
+def _look_at(
+    paths: Sequence[str], workers: int | None, ray: RayChoice | None, progress: bool
+) -> Iterator[Looked]:
     from nonlocal_nn.data.video_index import look
 
-    found = run_isolated(look, paths, workers=workers, crashed=_crashed)
+    if ray is None:
+        found = run_isolated(look, paths, workers=workers or available_cores(), crashed=_crashed)
+    else:
+        found = on_ray(
+            ray,
+            partial(_ByNumber, paths),
+            range(len(paths)),
+            died=lambda number: _crashed(paths[number]),
+            called=lambda number: paths[number],
+            workers=workers,
+        )
     return counted(found, len(paths), "scanning", shown=progress)
+
+
+class _ByNumber:
+    """A look at each path by its number."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+
+    def __call__(self, number: int, /) -> Looked:
+        from nonlocal_nn.data.video_index import look
+
+        return look(self._paths[number])
 
 
 def _crashed(path: str) -> Looked:
@@ -332,6 +363,7 @@ def scan_command(config: ScanConfig) -> int:
         where=config.where,
         min_frames=config.min_frames,
         index=config.index,
+        ray=config.ray,
         workers=config.workers,
         progress=config.progress,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nonlocal_nn._ray import RayChoice
 from nonlocal_nn.data.defaults import CROPS
 from nonlocal_nn.data.records import ManifestKind
 
@@ -72,6 +73,10 @@ class PredictConfig(ScoringConfig):
     out: str | None = None
     """Write these objects to a file, a line each, instead of printing. Killed, the same command goes on from
     the videos that are done; under torchrun or srun the videos are shared out, which needs this file."""
+    ray: RayChoice | None = None
+    """Predict on a Ray cluster: auto, the one that runs, or local, one of its own on this machine. Needs
+    --out. --workers is then the number of its processes, each with the network; none: one for each GPU, or
+    each core where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
