@@ -77,7 +77,7 @@ def test_a_grid_killed_at_random_moments_gives_the_same_table(whole: Path, tmp_p
         process = _start(out, "--jobs", "2")
         time.sleep(rng.uniform(3, 12))
         process.send_signal(signal.SIGINT if moment == 1 else signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
     deadline = time.monotonic() + 60
     while True:  # what a killed grid's processes still finish may hold a run for a moment
         process = _start(out, "--jobs", "2")
