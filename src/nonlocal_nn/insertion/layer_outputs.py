@@ -21,7 +21,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 from torch.utils._pytree import tree_map_only
 
 from nonlocal_nn.insertion.model_copy import model_copy
@@ -37,6 +42,8 @@ _SIZES: dict[int, tuple[tuple[int, ...], ...]] = {
         for frames, size in ((16, 112), (32, 224), (8, 224), (8, 48), (16, 224), (16, 32), (64, 224))
     ),
 }
+# What a larger or smaller input would not change: the path depends on values, which fake tensors lack.
+_OF_NO_SIZE = (DynamicOutputShapeException, DataDependentOutputException, UnsupportedOperatorException)
 _CONVS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 _MAKE_REAL = "give example_input: what the model is called with (a tensor, a tuple or a dict of arguments)"
 
@@ -72,7 +79,8 @@ def layer_outputs(
 
     The copy holds no weights. `model` itself does not run: its modes, statistics, gradients and hooks stay,
     as do the random number generators. A network that cannot run so (its path depends on values) runs for
-    real, as a copy, if there is an example input.
+    real, as a copy, if there is an example input; without one, the largest part of it that holds the layer
+    and runs by itself does: of a detector, its backbone or a head.
 
     Args:
         model: any network, in any mode; the copy runs in eval mode.
@@ -88,27 +96,85 @@ def layer_outputs(
             more often than the layer itself. The text names the layer and says what to do.
     """
     _check_ready(model, example_input)
+    try:
+        return _outputs_of(model, layers, example_input, attach)
+    except _DoesNotRunError:
+        if example_input is not None:
+            raise
+        found = _outputs_of_parts(model, layers, attach)
+        if found is None:
+            raise
+        return found
+
+
+class _DoesNotRunError(ValueError):
+    """The model does not run on any input that was tried."""
+
+
+class _NoChannelsError(ValueError):
+    """The second axis of a layer's output grows with the input."""
+
+
+def _outputs_of(
+    model: nn.Module, layers: Sequence[str], example_input: Any, attach: Attach | None, part: str = ""
+) -> dict[str, LayerOutput]:
+    """What layers of a part of the model, by their names in the model, give out when that part runs."""
     failures: list[str] = []
     for fake in (True, False) if example_input is not None else (True,):
-        for arguments in _inputs(model, example_input):
+        for arguments in _inputs(model.get_submodule(part), example_input):
             try:
-                probe = _Probe(model, layers, fake)
+                probe = _Probe(model.get_submodule(part), layers, fake, part)
                 calls = probe.run(arguments)
             except Exception as error:
                 failures.append(_first_line(error))
+                if isinstance(error, _OF_NO_SIZE):
+                    break
                 continue
             outputs = {name: _output(model, name, calls.get(name, ()), arguments) for name in layers}
             if attach is not None:
                 _check_after_attaching(probe, arguments, outputs, attach)
             return outputs
     what = "on example_input" if example_input is not None else f"on inputs of our own making; {_MAKE_REAL}"
-    raise ValueError(f"the model does not run {what}. It says: {failures[-1]}")
+    raise _DoesNotRunError(f"the model does not run {what}. It says: {failures[-1]}")
+
+
+def _outputs_of_parts(
+    model: nn.Module, layers: Sequence[str], attach: Attach | None
+) -> dict[str, LayerOutput] | None:
+    """What the layers give out in the largest part around each that runs by itself; None where none does.
+
+    A part that takes a list of tensors may run on one tensor and go through its batch: then channels are no
+    channels there, and a smaller part is asked.
+    """
+    outputs: dict[str, LayerOutput] = {}
+    hopeless: set[str] = set()
+    for layer in layers:
+        words = layer.split(".")
+        for end in range(1, len(words) + 1):
+            part = ".".join(words[:end])
+            if part in hopeless or _first_conv(model.get_submodule(part)) is None:
+                continue
+            try:
+                outputs |= _outputs_of(model, [layer], None, attach, part)
+                break
+            except _DoesNotRunError:
+                hopeless.add(part)
+            except _NoChannelsError:
+                if end == len(words):
+                    raise
+        else:
+            return None
+    return outputs
 
 
 class _Probe:
-    """A copy of a model, without weights (fake) or with, that notes what some layers give out."""
+    """A copy of a model, without weights (fake) or with, that notes what some layers give out.
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], fake: bool) -> None:
+    The model may be the part of another one; the layers are named as in that.
+    """
+
+    def __init__(self, model: nn.Module, layers: Sequence[str], fake: bool, part: str = "") -> None:
+        self._part = part
         self.mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
         self.layers = layers
         self.devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
@@ -117,7 +183,11 @@ class _Probe:
         self.model = model_copy(model, self._tensor).eval()
         self.calls: dict[str, list[Description | str]] = defaultdict(list)
         for name in layers:
-            self.model.get_submodule(name).register_forward_hook(self._note(name), prepend=True)
+            self.module(name).register_forward_hook(self._note(name), prepend=True)
+
+    def module(self, name: str) -> nn.Module:
+        """The copy of a layer."""
+        return self.model.get_submodule(name[len(self._part) :].lstrip("."))
 
     def _tensor(self, tensor: Tensor) -> Tensor:
         if self.mode is not None:
@@ -255,7 +325,7 @@ def _check_after_attaching(
     """Run again with something put after every layer: is it run once, are channels still channels?"""
     counters = {name: _Counter() for name in outputs}
     for name, counter in counters.items():
-        attach(probe.model.get_submodule(name), counter)
+        attach(probe.module(name), counter)
     problem: str | None = None
     seen: dict[str, list[Description | str]] = {}  # what the layers gave out on a larger input
     for trial in _trials(arguments, probe.mode):
@@ -274,7 +344,7 @@ def _check_after_attaching(
                 seen = {name: list(probe.calls[name]) for name in outputs}
             break
     for name, output in outputs.items():
-        layer = probe.model.get_submodule(name)
+        layer = probe.module(name)
         if counters[name].calls > len(probe.calls[name]):
             raise ValueError(
                 f"layer {name!r} ({type(layer).__name__}) runs everything that is put into it, so a block "
@@ -282,7 +352,7 @@ def _check_after_attaching(
             )
         for call in seen.get(name, ()):
             if not isinstance(call, str) and call[0][1] != output.shape[1]:
-                raise ValueError(
+                raise _NoChannelsError(
                     f"layer {name!r} ({type(layer).__name__}) gives out {output.shape} and, for a larger "
                     f"input, {call[0]}: its second axis is not channels. A block needs "
                     "(batch, channels, *positions)"
