@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from nonlocal_nn.checkpoints.load import load_blocks as load_blocks
     from nonlocal_nn.checkpoints.load import load_model as load_model
     from nonlocal_nn.checkpoints.save import save_model as save_model
+    from nonlocal_nn.detection.catalog import create_detector as create_detector
+    from nonlocal_nn.detection.catalog import list_detectors as list_detectors
+    from nonlocal_nn.detection.files import load_detector as load_detector
+    from nonlocal_nn.detection.files import save_detector as save_detector
     from nonlocal_nn.explain.explanation import explain as explain
     from nonlocal_nn.insertion.insert import insert_blocks as insert_blocks
     from nonlocal_nn.models.catalog import create_model as create_model
@@ -44,6 +48,10 @@ _HOME = {
     "insert_blocks": "nonlocal_nn.insertion.insert",
     "create_model": "nonlocal_nn.models.catalog",
     "list_models": "nonlocal_nn.models.catalog",
+    "create_detector": "nonlocal_nn.detection.catalog",
+    "list_detectors": "nonlocal_nn.detection.catalog",
+    "load_detector": "nonlocal_nn.detection.files",
+    "save_detector": "nonlocal_nn.detection.files",
     "reach": "nonlocal_nn.models.reach",
     "explain": "nonlocal_nn.explain",
     "denoise_nl_means": "nonlocal_nn.ops.means.denoise",

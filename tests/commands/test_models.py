@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
+from nonlocal_nn.cli import main
 from nonlocal_nn.commands.models import TABLE_2E, ModelsConfig, baseline, model_rows, models_command
+from nonlocal_nn.detection.catalog import list_detectors
 from nonlocal_nn.models.catalog import list_models
 
 
@@ -44,5 +47,36 @@ def test_baselines_are_the_plain_networks() -> None:
 
 
 def test_a_pattern_without_a_match_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no model matches 'r50'; the models are c2d_r50"):
+    with pytest.raises(ValueError, match=r"no model matches 'r50'; the models are c2d_r50.*mask_rcnn_r50"):
         model_rows("r50")
+    with pytest.raises(ValueError, match="no model matches 'r50'"):
+        models_command(ModelsConfig("r50"))
+
+
+def test_detectors_are_listed_beside_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert models_command(ModelsConfig("*_tiny_nl1")) == 0
+    text = capsys.readouterr().out
+    names = (*list_models("*_tiny_nl1"), *list_detectors("*_tiny_nl1"))
+    assert len(names) == 6
+    assert all(name in text for name in names)
+    assert max(map(len, text.splitlines())) <= 80
+    assert models_command(ModelsConfig("mask_rcnn_tiny*", json=True)) == 0
+    plain, block = json.loads(capsys.readouterr().out)
+    assert (plain["baseline"], block["baseline"]) == ("mask_rcnn_tiny", "mask_rcnn_tiny")
+    assert (plain["mac_ratio"], plain["image"]) == (1.0, [800, 1088])
+    assert block["mac_ratio"] == block["macs"] / plain["macs"] > 1
+
+
+def test_without_torchvision_the_networks_are_listed_still(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in list(sys.modules):
+        if name.startswith(("torchvision", "nonlocal_nn.detection")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert main(["models", "*_tiny_nl1"]) == 0
+    captured = capsys.readouterr()
+    assert "c2d_tiny_nl1" in captured.out
+    assert "pip install 'nonlocal-nn[detect]'" in captured.err
+    assert main(["models", "mask_rcnn_tiny"]) == 2
+    assert "nonlocal-nn[detect]" in capsys.readouterr().err

@@ -115,6 +115,15 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     assert all(tensor.device.type == "cpu" for tensor in model.state_dict().values())
 
 
-def test_transposed_convolutions_are_refused() -> None:
-    with pytest.raises(ValueError, match="transposed"):
-        count_macs(nn.ConvTranspose2d(2, 3, 2), (2, 4, 4))
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(2, 2, 1), (3, 1, 1), (3, 2, 2)])
+def test_a_transposed_convolution_multiplies_each_input_with_a_kernel(
+    kernel: int, stride: int, groups: int
+) -> None:
+    layer = nn.ConvTranspose2d(2, 4, kernel, stride=stride, groups=groups)
+    by_hand = sum(
+        1
+        for _ in range(2 * 4 * 5)  # input numbers
+        for _ in range(4 // groups)  # channels that each adds to
+        for _ in range(kernel * kernel)
+    )
+    assert count_macs(layer, (2, 4, 5)) == by_hand

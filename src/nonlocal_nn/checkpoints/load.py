@@ -226,6 +226,8 @@ def _native(
     """The model of one of our own files. Its header says all; a hint that says otherwise is an error."""
     if "block" in header:
         return _native_block(tensors, header, path, hints)
+    if "detector" in header:
+        raise ValueError(f"{path} holds a detector: nonlocal_nn.load_detector reads it")
     if "spec" not in header:
         raise ValueError(f"{path}: its header has no spec of the network")
     spec = VideoResNetSpec.from_json(header["spec"])

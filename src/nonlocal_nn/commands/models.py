@@ -1,24 +1,36 @@
-"""`nonlocal models`: parameters and multiply-adds of the networks, with the paper's Table 2e beside them."""
+"""`nonlocal models`: parameters and multiply-adds of the networks, with the paper's Table 2e beside them.
+
+Video networks and detectors, which are listed where torchvision is installed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nonlocal_nn.detection.catalog import list_detectors
 from nonlocal_nn.models.catalog import get_spec, list_models
 from nonlocal_nn.models.spec import VideoResNetSpec
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @dataclass(frozen=True)
 class ModelsConfig:
-    """The networks of the catalog: parameters, multiply-adds of a clip, ratios to the plain C2D network."""
+    """The networks of the catalog: parameters, multiply-adds of a clip, ratios to the plain C2D network.
+
+    Then the detectors, for an image of 800 x 1088 pixels, 1,000 proposals and 100 detections, with ratios to
+    the one without blocks.
+    """
 
     pattern: str | None = None
     """Names to list, as a shell pattern: 'c2d_r50*'. All when left out."""
     classes: int = VideoResNetSpec.num_classes
-    """Classes of the last layer."""
+    """Classes of the last layer of a video network."""
     json: bool = False
     """Print JSON for scripts instead of a table."""
 
@@ -78,7 +90,7 @@ def model_rows(pattern: str | None = None, classes: int = ModelsConfig.classes) 
 
     names = list_models(pattern)
     if not names:
-        raise ValueError(f"no model matches {pattern!r}; the models are {', '.join(list_models())}")
+        raise ValueError(_no_match(pattern))
     costs: dict[str, Cost] = {}
 
     def cost(name: str) -> Cost:
@@ -121,23 +133,123 @@ def baseline(name: str) -> str:
     return next(other for other in list_models() if get_spec(other) == plain.replace(name=other))
 
 
+@dataclass(frozen=True)
+class DetectorRow:
+    """One detector: its counts, and the ratios to `baseline`, the one without blocks."""
+
+    name: str
+    parameters: int
+    macs: int
+    image: tuple[int, int]
+    """Height, width."""
+    baseline: str
+    parameter_ratio: float
+    mac_ratio: float
+
+
+def detector_rows(pattern: str | None = None) -> list[DetectorRow]:
+    """Count every detector whose name matches, with as many categories as its spec says.
+
+    >>> [(row.name, row.parameters) for row in detector_rows("mask_rcnn_tiny*")]
+    [('mask_rcnn_tiny', 695941), ('mask_rcnn_tiny_nl1', 698069)]
+
+    Raises:
+        ModuleNotFoundError: torchvision is not installed.
+    """
+    from rich.progress import track
+
+    from nonlocal_nn._modes import meta_init
+    from nonlocal_nn.detection.catalog import create_detector
+    from nonlocal_nn.detection.cost import IMAGE, measure_detector
+    from nonlocal_nn.evaluation.cost import Cost
+
+    costs: dict[str, Cost] = {}
+
+    def cost(name: str) -> Cost:
+        if name not in costs:
+            with meta_init():
+                detector = create_detector(name)
+            costs[name] = measure_detector(detector)
+        return costs[name]
+
+    rows = []
+    for name in track(list_detectors(pattern), description="counting", transient=True, console=_stderr()):
+        base = name.partition("_nl")[0]
+        own, plain = cost(name), cost(base)
+        ratios = own.parameters / plain.parameters, own.macs / plain.macs
+        rows.append(DetectorRow(name, own.parameters, own.macs, IMAGE, base, *ratios))
+    return rows
+
+
 def models_command(config: ModelsConfig) -> int:
-    """Print the table, or with `config.json` a JSON list of the rows; 0."""
-    rows = model_rows(config.pattern, config.classes)
+    """Print the tables, or with `config.json` a JSON list of the rows; 0.
+
+    Raises:
+        ValueError: no name matches, or a number of classes below 1.
+    """
+    if not list_models(config.pattern) and not list_detectors(config.pattern):
+        raise ValueError(_no_match(config.pattern))
+    rows = model_rows(config.pattern, config.classes) if list_models(config.pattern) else []
+    detectors: list[DetectorRow] = []
+    if list_detectors(config.pattern):
+        try:
+            detectors = detector_rows(config.pattern)
+        except ModuleNotFoundError:
+            if not rows:
+                raise
+            sys.stderr.write("detectors need torchvision: pip install 'nonlocal-nn[detect]'\n")
     if config.json:
-        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+        listed = [dataclasses.asdict(row) for row in rows] + [dataclasses.asdict(row) for row in detectors]
+        print(json.dumps(listed, indent=1))
         return 0
+    if rows:
+        _print_networks(rows, config.classes)
+    if detectors:
+        _print_detectors(detectors)
+    return 0
+
+
+def _no_match(pattern: str | None) -> str:
+    names = ", ".join((*list_models(), *list_detectors()))
+    return f"no model matches {pattern!r}; the models are {names}"
+
+
+def _table(title: str) -> Table:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title=f"Networks with {config.classes} classes",
+    return Table(
+        title=title,
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),  # so that the longest name fits a terminal of 80 columns
         pad_edge=False,
     )
+
+
+def _print_detectors(rows: list[DetectorRow]) -> None:
+    from rich.console import Console
+
+    height, width = rows[0].image
+    table = _table(f"Detectors, one image of {height} x {width}, 1,000 proposals, 100 detections")
+    table.add_column("detector", no_wrap=True)
+    for column in ("params M", "ratio", "GMACs", "ratio"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row.name,
+            f"{row.parameters / 1e6:.2f}",
+            f"{row.parameter_ratio:.3f}",
+            f"{row.macs / 1e9:.2f}",
+            f"{row.mac_ratio:.3f}",
+        )
+    Console().print(table)
+
+
+def _print_networks(rows: list[ModelRow], classes: int) -> None:
+    from rich.console import Console
+
+    table = _table(f"Networks with {classes} classes")
     table.add_column("model", no_wrap=True)
     for column in ("params M", "ratio", "paper", "GMACs", "ratio", "paper"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -157,7 +269,6 @@ def models_command(config: ModelsConfig) -> int:
     console.print(table)
     for line in NOTE:
         console.print(line, highlight=False)
-    return 0
 
 
 def _stderr() -> Any:

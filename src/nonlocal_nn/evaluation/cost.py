@@ -49,15 +49,15 @@ def count_parameters(model: nn.Module) -> int:
 def count_macs(model: nn.Module, clip_shape: tuple[int, ...]) -> int:
     """Multiply-adds for one input of `clip_shape`, no batch axis: (3, frames, height, width) for a video.
 
-    >>> count_macs(nn.Linear(10, 3), (10,))
-    30
+    >>> count_macs(nn.Linear(10, 3), (10,)), count_macs(nn.ConvTranspose2d(4, 2, 3), (4, 5, 5))
+    (30, 1800)
 
     Nothing is computed and nothing is changed: layers run on tensors that are shapes alone (device "meta").
     """
     counted: list[int] = []
 
-    def count_layer(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        counted.append(_layer_macs(layer, output))
+    def count_layer(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        counted.append(_layer_macs(layer, inputs[0], output))
 
     def count_block(block: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> None:
         assert isinstance(block, NonLocalBlock)
@@ -84,13 +84,15 @@ def measure(model: nn.Module, clip_shape: tuple[int, ...]) -> Cost:
     return Cost(count_parameters(model), count_macs(model, clip_shape))
 
 
-def _layer_macs(layer: nn.Module, output: Tensor) -> int:
-    """Each output number is the product of one row of the weight (one kernel) with the input."""
+def _layer_macs(layer: nn.Module, given: Tensor, output: Tensor) -> int:
+    """Each output number is the product of one row of the weight (one kernel) with the input.
+
+    Of a transposed convolution, each input number is multiplied with all of one kernel.
+    """
     weight = layer.weight
     assert isinstance(weight, Tensor)
-    if isinstance(layer, _ConvNd) and layer.transposed:
-        raise ValueError("transposed convolutions are not counted")
-    return output.numel() * weight[0].numel()
+    transposed = isinstance(layer, _ConvNd) and layer.transposed
+    return (given if transposed else output).numel() * weight[0].numel()
 
 
 def pairwise_macs(block: NonLocalBlock, shape: tuple[int, ...]) -> int:
