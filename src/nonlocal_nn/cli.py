@@ -142,7 +142,7 @@ COMMANDS = {
     "scan": Command(
         summary="list the broken, short and odd videos of a data set",
         options="nonlocal_nn.data.scan:ScanConfig",
-        body="nonlocal_nn.data.scan:scan_command",
+        body="nonlocal_nn.commands.scan:scan_command",
         example="nonlocal scan videos/",
         positional="source",
     ),

@@ -143,9 +143,9 @@ def test_a_broken_video_is_opened_once(videos: list[Path], broken, monkeypatch: 
     opened: list[str] = []
 
     class Counting(VideoReader):
-        def __init__(self, path, threads=1, data=None):
+        def __init__(self, path, threads=1, data=None, table=None):
             opened.append(str(path))
-            super().__init__(path, threads, data)
+            super().__init__(path, threads, data, table)
 
     monkeypatch.setattr(dataset_module, "VideoReader", Counting)
     path = broken["text"][0]
@@ -257,9 +257,9 @@ def test_each_video_is_opened_and_read_once(videos: list[Path], monkeypatch: pyt
     calls: list[str] = []
 
     class Counting(VideoReader):
-        def __init__(self, path, threads=1, data=None):
+        def __init__(self, path, threads=1, data=None, table=None):
             calls.append("open")
-            super().__init__(path, threads, data)
+            super().__init__(path, threads, data, table)
 
         def read(self, indices, prepare=None):
             calls.append("read")

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-__all__ = ["COCO_PERSON", "Category", "Keypoints", "number_categories"]
+__all__ = ["COCO_PERSON", "Category", "Keypoints", "Task", "number_categories"]
+
+Task = Literal["boxes", "masks", "keypoints"]
 
 
 class Category(NamedTuple):

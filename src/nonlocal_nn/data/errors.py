@@ -1,10 +1,10 @@
-"""What can be wrong with a video, in one line that names the file."""
+"""What can be wrong with a video or an image, in one line that names the file."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Problem", "UnavailableError", "VideoError"]
+__all__ = ["FileError", "ImageError", "Problem", "UnavailableError", "VideoError"]
 
 
 class Problem(NamedTuple):
@@ -23,10 +23,10 @@ class Problem(NamedTuple):
         return f"{self.path}: {self.reason}"
 
 
-class VideoError(ValueError):
-    """A video that cannot be decoded; the text is one line, `path: reason`.
+class FileError(ValueError):
+    """A file that cannot be used; the text is one line, `path: reason`.
 
-    >>> error = VideoError("clips/a.mp4", "no such file")
+    >>> error = FileError("clips/a.mp4", "no such file")
     >>> print(error)
     clips/a.mp4: no such file
     >>> error.problem
@@ -45,6 +45,22 @@ class VideoError(ValueError):
     def problem(self) -> Problem:
         """The same as a record to keep."""
         return Problem(self.path, self.reason)
+
+
+class VideoError(FileError):
+    """A video that cannot be decoded.
+
+    >>> print(VideoError("clips/a.mp4", "no such file"))
+    clips/a.mp4: no such file
+    """
+
+
+class ImageError(FileError):
+    """An image that cannot be decoded.
+
+    >>> print(ImageError("images/a.jpg", "no such file"))
+    images/a.jpg: no such file
+    """
 
 
 class UnavailableError(VideoError):

@@ -11,39 +11,41 @@ from typing import TypeVar
 
 __all__ = ["run_isolated"]
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def run_isolated(
-    work: Callable[[str], Result], paths: Sequence[str], *, workers: int, crashed: Callable[[str], Result]
+    work: Callable[[Item], Result], items: Sequence[Item], *, workers: int, crashed: Callable[[Item], Result]
 ) -> Iterator[Result]:
-    """Yield work(path) for every path, in any order; crashed(path) where that killed its process.
+    """Yield work(item) for every item, such as a path, in any order; crashed(item) where that killed its
+    process.
 
     When a process dies (a decoder's segmentation fault, or no memory left), every file that was
     being worked on is tried again, alone in a process of its own: that shows which of them it was.
     """
-    waiting = deque(paths)
+    waiting = deque(items)
     while waiting:
-        suspects: list[str] = []
+        suspects: list[Item] = []
         with _pool(min(workers, len(waiting))) as pool:
-            running: dict[Future[Result], str] = {}
+            running: dict[Future[Result], Item] = {}
             while (waiting or running) and not suspects:
                 while waiting and len(running) < 2 * workers:  # few at a time: few to try again
-                    path = waiting.popleft()
+                    item = waiting.popleft()
                     try:
-                        running[pool.submit(work, path)] = path
+                        running[pool.submit(work, item)] = item
                     except BrokenProcessPool:
-                        suspects.append(path)
+                        suspects.append(item)
                         break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    path = running.pop(future)
+                    item = running.pop(future)
                     try:
                         yield future.result()
                     except BrokenProcessPool:
-                        suspects.append(path)
+                        suspects.append(item)
             suspects += running.values()
-        for path in suspects:
-            yield _alone(work, path, crashed)
+        for item in suspects:
+            yield _alone(work, item, crashed)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -51,9 +53,9 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
-def _alone(work: Callable[[str], Result], path: str, crashed: Callable[[str], Result]) -> Result:
+def _alone(work: Callable[[Item], Result], item: Item, crashed: Callable[[Item], Result]) -> Result:
     with _pool(1) as pool:
         try:
-            return pool.submit(work, path).result()
+            return pool.submit(work, item).result()
         except BrokenProcessPool:
-            return crashed(path)
+            return crashed(item)

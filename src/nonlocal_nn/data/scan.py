@@ -76,22 +76,29 @@ class ScanReport:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanConfig:
-    """List what is broken, short or odd among videos, before training.
+    """List what is broken, short or odd among videos, or in a COCO json and its images, before training.
 
     Every video is decoded to its end. Broken: training and testing would skip it. Short: shorter than a clip,
     so that its clips repeat frames. Odd: usable, but rotated, of variable frame rate, of odd size, with
     several video streams, with a wrong header or with damaged frames. Exit code 0 if nothing is broken, 1 if
     something is, 2 if nothing was scanned.
+
+    Of a COCO json every annotation is checked and every image decoded; then categories, keypoints and sizes
+    are counted, and which boxes a detector's anchors can reach.
     """
 
     source: str
-    """A folder (searched at any depth), one video, or a list or csv of videos."""
+    """A folder (searched at any depth), one video, a list or csv of videos, or a COCO json."""
     kind: ManifestKind = "auto"
     """Form of a list: auto looks at its first line."""
     root: str | None = None
     """Folder that the paths in a list or csv start from; none: the folder the list lies in."""
     where: str | None = None
     """Rows of a csv to scan, such as "set==1 and sequence in 1,2"; none: all."""
+    images: str | None = None
+    """Folder of the images of a COCO json, at any depth; none: the json's, or the one above "annotations"."""
+    detector: str = "faster_rcnn_r50"
+    """Detector whose anchors are tried on the boxes of a COCO json; `nonlocal models` lists them."""
     min_frames: int = 64
     """Call a video short that has fewer frames: a clip of 32 frames, every second one, takes 64."""
     index: str | None = None

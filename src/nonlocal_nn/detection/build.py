@@ -18,6 +18,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.data.categories import Category, Keypoints
+from nonlocal_nn.detection.anchors import ASPECT_RATIOS
 from nonlocal_nn.detection.spec import BackboneNorm, DetectorSpec
 from nonlocal_nn.insertion.insert import insert_blocks
 
@@ -160,7 +161,7 @@ def build_detector(
         "min_size": spec.sides,
         "max_size": spec.longest_side,
         "rpn_anchor_generator": AnchorGenerator(
-            tuple((size,) for size in spec.anchor_sizes), ((0.5, 1.0, 2.0),) * len(spec.anchor_sizes)
+            tuple((size,) for size in spec.anchor_sizes), (ASPECT_RATIOS,) * len(spec.anchor_sizes)
         ),
         "box_head": TwoMLPHead(spec.fpn_channels * 7**2, spec.box_features),
         "box_predictor": FastRCNNPredictor(spec.box_features, labels),

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nonlocal_nn._names import nearest_names
-from nonlocal_nn.detection.spec import DetectorSpec, Task
+from nonlocal_nn.data.categories import Task
+from nonlocal_nn.detection.spec import DetectorSpec
 
 if TYPE_CHECKING:
     from nonlocal_nn.data.categories import Keypoints

@@ -14,10 +14,10 @@ from typing import Any, Literal, get_args
 
 from nonlocal_nn._names import nearest_names
 from nonlocal_nn.blocks.options import BlockOptions, Init, SubsampleAt
+from nonlocal_nn.data.categories import Task
 
-__all__ = ["BackboneNorm", "DetectorSpec", "Task"]
+__all__ = ["BackboneNorm", "DetectorSpec"]
 
-Task = Literal["boxes", "masks", "keypoints"]
 BackboneNorm = Literal["frozen", "batch", "sync"]
 _CHOICES: dict[str, tuple[object, ...]] = {"task": get_args(Task), "backbone_norm": get_args(BackboneNorm)}
 # Fields that are tuples of whole numbers from 1 on.

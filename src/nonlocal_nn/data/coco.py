@@ -1,0 +1,689 @@
+"""COCO json, of one file or several, as a set of images with their objects; no image is opened here.
+
+>>> import tempfile
+>>> folder = Path(tempfile.mkdtemp())
+>>> _ = (folder / "a.jpg").write_bytes(b"not opened here")
+>>> _ = (folder / "all.json").write_text(json.dumps({
+...     "images": [{"id": 5, "file_name": "a.jpg", "width": 40, "height": 30}],
+...     "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+...     "annotations": [{"id": 1, "image_id": 5, "category_id": 3, "bbox": [10, 10, 8, 6]}]}))
+>>> found = read_coco(folder / "all.json")
+>>> found.categories, found[0].labels.tolist(), found[0].boxes.tolist()
+((Category(id=7, name='dog'), Category(id=3, name='cat')), [2], [[10.0, 10.0, 18.0, 16.0]])
+
+Labels inside are 1, 2, ... in the order of `categories`; the ids of the json stay outside. What cannot be
+used becomes a `Problem` and is left out; a file that is something else is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nonlocal_nn._names import nearest_names
+from nonlocal_nn.data.categories import COCO_PERSON, Category, Keypoints, Task
+from nonlocal_nn.data.errors import Problem
+from nonlocal_nn.data.outlines import Outlines, Polygons, Runs, counts_of_text
+from nonlocal_nn.data.table import Texts
+
+__all__ = ["CocoImage", "CocoSet", "Empty", "read_coco"]
+
+Empty = Literal["keep", "drop"]
+_SHOWN = 5
+
+
+class CocoImage(NamedTuple):
+    """One image and its objects.
+
+    Attributes:
+        path: the file.
+        id: in the json.
+        height, width: as the json says, in pixels; 0 where it does not.
+        boxes: float32 (objects, 4), x1, y1, x2, y2 in pixels, inside the image.
+        labels: int32 (objects,), from 1 on.
+        crowds: bool (objects,): several objects under one outline, no target in training.
+        areas: float64 (objects,), in pixels.
+        keypoints: float32 (objects, keypoints, 3), x, y and 0, 1 or 2 for not marked, hidden, visible; or
+            None.
+        outlines: one for each object, or None.
+    """
+
+    path: str
+    id: int | str
+    height: int
+    width: int
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int32]
+    crowds: npt.NDArray[np.bool_]
+    areas: npt.NDArray[np.float64]
+    keypoints: npt.NDArray[np.float32] | None
+    outlines: tuple[Polygons | Runs, ...] | None
+
+
+@dataclass(frozen=True)
+class CocoSet(Sequence[CocoImage]):
+    """Images with their objects, in a few arrays.
+
+    Attributes:
+        paths: of the images.
+        image_ids: of the json.
+        sizes: int32 (images, 2), height and width; 0 where the json does not say.
+        ends: int64 (images + 1,): the objects of image n are ends[n] to ends[n + 1].
+        boxes, labels, crowds, areas, keypoints, outlines: of all objects, see `CocoImage`.
+        categories: what the labels 1, 2, ... are.
+        points: what the keypoints are; None where none were asked for.
+        problems: what was left out, and why.
+        notes: what was filled in or looks strange, in a line each.
+    """
+
+    paths: Texts
+    image_ids: Sequence[int | str]
+    sizes: npt.NDArray[np.int32]
+    ends: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int32]
+    crowds: npt.NDArray[np.bool_]
+    areas: npt.NDArray[np.float64]
+    keypoints: npt.NDArray[np.float32] | None
+    outlines: Outlines | None
+    categories: tuple[Category, ...]
+    points: Keypoints | None
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> CocoImage:  # type: ignore[override]
+        row = range(len(self))[index]
+        begin, end = int(self.ends[row]), int(self.ends[row + 1])
+        height, width = self.sizes[row].tolist()
+        return CocoImage(
+            self.paths[row],
+            self.image_ids[row],
+            height,
+            width,
+            self.boxes[begin:end],
+            self.labels[begin:end],
+            self.crowds[begin:end],
+            self.areas[begin:end],
+            None if self.keypoints is None else self.keypoints[begin:end],
+            None if self.outlines is None else tuple(self.outlines[n] for n in range(begin, end)),
+        )
+
+    def describe(self) -> str:
+        """One line for people."""
+        empty = int((np.diff(self.ends) == 0).sum())
+        text = f"{len(self)} images, {len(self.labels)} objects of {len(self.categories)} categories"
+        if empty:
+            text += f", {empty} images without objects"
+        if self.problems:
+            text += f", {len(self.problems)} left out (first: {self.problems[0]})"
+        return text
+
+
+def read_coco(
+    files: str | Path | Sequence[str | Path],
+    images: str | Path | None = None,
+    *,
+    task: Task = "boxes",
+    categories: Sequence[Category] | None = None,
+    empty: Empty = "keep",
+) -> CocoSet:
+    """Read annotations in COCO's form.
+
+    Args:
+        files: a json, or several whose images are put one after the other.
+        images: folder of the images, which may lie anywhere below it; None: the folder of the json, or the
+            one above where the json lies in "annotations".
+        task: "masks" needs an outline of every object, "keypoints" the keypoints.
+        categories: those of a network, which go by name: ids and order of the json may be others.
+        empty: "keep" images without objects, or "drop" them as COCO's own scripts do.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: a file that is not COCO's json of objects (captions, results, panoptic), a category that
+            the network does not know, masks or keypoints asked of a json without, or nothing usable.
+    """
+    sources = [files] if isinstance(files, (str, Path)) else list(files)
+    if not sources:
+        raise ValueError("no json was given")
+    reading = _Reading(task, None if categories is None else tuple(categories), empty)
+    for source in sources:
+        file = Path(source)
+        reading.add(file, _load(file), _Places(_folder_of(file, images)))
+    return reading.finished([str(source) for source in sources])
+
+
+def _folder_of(file: Path, images: str | Path | None) -> Path:
+    if images is None:
+        return file.parent.parent if file.parent.name == "annotations" else file.parent
+    folder = Path(images)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder of images: {folder}")
+    return folder
+
+
+def _load(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(f"no such file: {file}")
+    try:
+        # Not bytes, text and objects of a large file at once, as json.load has them.
+        text: Any = file.read_bytes()
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    if isinstance(values, list):
+        raise ValueError(f"{file} is a list, as a detector's results are; give the json with the annotations")
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds {type(values).__name__}, no annotations in COCO's form")
+    for name in ("images", "annotations", "categories"):
+        found = values.get(name)
+        if name in values and not isinstance(found, list):
+            raise ValueError(f"{file}: its {name!r} is no list but {type(found).__name__}")
+    annotations = values.get("annotations", [])
+    first = next((one for one in annotations if isinstance(one, dict)), {})
+    kinds = (("caption", "captions"), ("segments_info", "panoptic segments"))
+    for key, what in kinds:
+        if key in first:
+            raise ValueError(f"{file} holds {what}; detection needs a json of instances or keypoints")
+    for name in ("images", "annotations", "categories"):
+        if not values.get(name):
+            hint = " (a test set without truth? `detect predict` needs no json)" if name[0] == "a" else ""
+            raise ValueError(f"{file} has no {name!r}; COCO's json has images, annotations, categories{hint}")
+    return values
+
+
+class _Places:
+    """The image files below a folder, by their names; looked through when a path does not exist as it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._by_name: dict[str, list[str]] | None = None
+
+    def find(self, name: str) -> str | Problem:
+        """The file of a `file_name`, or why there is none."""
+        plain = self.folder / name
+        try:
+            if plain.is_file():
+                return str(plain)
+        except OSError as error:
+            return Problem(name, f"cannot be looked for: {error.strerror}")
+        if self._by_name is None:
+            self._by_name = {}
+            for folder, _, files in os.walk(self.folder):
+                for file in files:
+                    self._by_name.setdefault(file, []).append(f"{folder}{os.sep}{file}")
+        found = self._by_name.get(name.replace("\\", "/").rpartition("/")[2], [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            return Problem(name, f"{len(found)} files have this name: {', '.join(sorted(found)[:2])} ...")
+        return Problem(name, f"no such image in {self.folder} or below")
+
+
+class _Reading:
+    """What is read so far."""
+
+    def __init__(self, task: Task, known: tuple[Category, ...] | None, empty: Empty) -> None:
+        self.task, self.known, self.empty = task, known, empty
+        self.categories: list[Category] = [] if known is None else list(known)
+        self.points: Keypoints | None = None
+        self.problems: list[Problem] = []
+        self.filled: Counter[str] = Counter()
+        self.notes: list[str] = []
+        self.paths = Texts()
+        self.image_ids: list[int | str] = []
+        self.sizes = array("i")
+        self.ends = array("q", [0])
+        self.boxes = array("f")
+        self.labels = array("i")
+        self.crowds = bytearray()
+        self.areas = array("d")
+        self.keypoints = array("f")
+        self.outlines = Outlines()
+        self.taken: set[str] = set()
+
+    def add(self, file: Path, values: Mapping[str, Any], places: _Places) -> None:
+        """All of one json."""
+        labels = self._labels(file, values["categories"])
+        by_image: dict[Any, list[dict[str, Any]]] = {}
+        ids = {one["id"] for one in values["images"] if isinstance(one, dict) and _is_id(one.get("id"))}
+        seen: set[Any] = set()
+        used: Counter[Any] = Counter()
+        for number, one in enumerate(values["annotations"]):
+            reason = _why_no_annotation(one, ids, seen)
+            if reason is None:
+                key = one["category_id"]
+                used[key] += 1
+                if key not in labels:
+                    reason = f"its category {key!r} is none of the json's"
+            if reason is not None:
+                self.problems.append(Problem(str(file), f"{_called(one, number)}: {reason}"))
+                continue
+            by_image.setdefault(one["image_id"], []).append(one)
+        self._check_known(file, labels, used)
+        self._check_task(file, values["annotations"])
+        corners = _Corners()
+        done: set[Any] = set()
+        for number, image in enumerate(values["images"]):
+            self._add_image(file, number, image, done, places, by_image, labels, corners)
+        if corners.likely:
+            self.notes.append(
+                f"{file}: {corners.beyond} of {corners.boxes} boxes end outside of their image, and none "
+                "would if they were corners [x1, y1, x2, y2]; COCO's are [x, y, width, height]"
+            )
+
+    def _add_image(
+        self,
+        file: Path,
+        number: int,
+        image: Any,
+        done: set[Any],
+        places: _Places,
+        by_image: Mapping[Any, list[dict[str, Any]]],
+        labels: Mapping[Any, _Label],
+        corners: _Corners,
+    ) -> None:
+        reason = _why_no_image(image, done)
+        if reason is not None:
+            self.problems.append(Problem(str(file), f"image {number}: {reason}"))
+            return
+        done.add(image["id"])
+        own = by_image.get(image["id"], [])
+        if not own and self.empty == "drop":
+            return
+        place = places.find(image["file_name"])
+        if isinstance(place, Problem):
+            self.problems.append(place)
+            return
+        if place in self.taken:
+            self.problems.append(Problem(place, f"listed twice, again in {file}"))
+            return
+        height, width = _size(image.get("height")), _size(image.get("width"))
+        if not height or not width:
+            height = width = 0
+            self.filled["images without a size, which is that of the file"] += 1
+        before = len(self.labels)
+        for one in own:
+            label = labels[one["category_id"]].number
+            if label is None:
+                continue
+            self._add_object(file, one, label, height, width, corners)
+        if self.empty == "drop" and len(self.labels) == before:
+            return
+        self.taken.add(place)
+        self.paths.append(place)
+        self.image_ids.append(image["id"])
+        self.sizes.extend((height, width))
+        self.ends.append(len(self.labels))
+
+    def _add_object(
+        self, file: Path, one: dict[str, Any], label: int, height: int, width: int, corners: _Corners
+    ) -> None:
+        """One annotation, or why it is left out."""
+        try:
+            crowd = bool(one.get("iscrowd", 0))
+            outline = self._outline(one, height, width) if self.task == "masks" else None
+            box = self._box(one, outline, height, width, corners)
+            points = self._points(one) if self.task == "keypoints" else ()
+        except _Unusable as error:
+            self.problems.append(Problem(str(file), f"{_called(one)}: {error}"))
+            return
+        if "iscrowd" not in one:
+            self.filled["annotations without iscrowd, taken as 0"] += 1
+        area = one.get("area")
+        if area is None or not _is_number(area) or area <= 0:
+            self.filled["annotations without an area, taken from the outline or the box"] += 1
+            area = outline.area if outline is not None else (box[2] - box[0]) * (box[3] - box[1])
+        self.boxes.extend(box)
+        self.labels.append(label)
+        self.crowds.append(crowd)
+        self.areas.append(float(area))
+        self.keypoints.extend(points)
+        if isinstance(outline, _Parts):
+            self.outlines.add_polygons(outline.parts)
+        elif isinstance(outline, Runs):
+            self.outlines.add_runs(outline.counts.tolist(), height=outline.height, width=outline.width)
+
+    def _box(
+        self,
+        one: dict[str, Any],
+        outline: _Parts | Runs | None,
+        height: int,
+        width: int,
+        corners: _Corners,
+    ) -> tuple[float, float, float, float]:
+        """x1, y1, x2, y2, cut to the image."""
+        given = one.get("bbox")
+        if given is None and outline is not None:
+            self.filled["annotations without a box, taken from the outline"] += 1
+            x1, y1, x2, y2 = outline.box
+        else:
+            if not isinstance(given, list) or len(given) != 4 or not all(map(_is_number, given)):
+                raise _Unusable(f"its box {_short(given)} is not four numbers [x, y, width, height]")
+            x, y, w, h = given
+            if w <= 0 or h <= 0:
+                raise _Unusable(f"its box {_short(given)} has no area: a width or height of {min(w, h):g}")
+            x1, y1, x2, y2 = float(x), float(y), float(x + w), float(y + h)
+            corners.count(x, y, w, h, height, width)
+        if height and width:
+            inside = max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2)
+            if inside[0] >= inside[2] or inside[1] >= inside[3]:
+                raise _Unusable(f"its box {_short(given)} lies outside of the image of {width} x {height}")
+            if inside != (x1, y1, x2, y2):
+                self.filled["boxes that end outside of the image, cut"] += max(x2 - width, y2 - height) > 1
+            x1, y1, x2, y2 = inside
+        x1, y1, x2, y2 = (float(np.float32(value)) for value in (x1, y1, x2, y2))
+        if not (x1 < x2 < math.inf and y1 < y2 < math.inf):
+            raise _Unusable(f"its box {_short(given)} has no area, or is too large")
+        return x1, y1, x2, y2
+
+    def _outline(self, one: dict[str, Any], height: int, width: int) -> _Parts | Runs:
+        given = one.get("segmentation")
+        if not given:
+            raise _Unusable("it has no outline (segmentation)")
+        if isinstance(given, dict):
+            return _runs(given, height, width)
+        if not isinstance(given, list):
+            raise _Unusable(f"its outline is {type(given).__name__}, neither polygons nor runs")
+        parts = []
+        for part in given:
+            if not isinstance(part, list) or len(part) % 2 or not _are_numbers(part):
+                raise _Unusable("a polygon of its outline is no list of x, y, x, y, ...")
+            if len(part) < 6:
+                self.filled["polygons under 3 points, left out"] += 1
+            else:
+                parts.append(part)
+        if not parts:
+            raise _Unusable("no polygon of its outline has 3 points")
+        return _Parts(parts)
+
+    def _points(self, one: dict[str, Any]) -> list[float]:
+        assert self.points is not None
+        given, count = one.get("keypoints"), len(self.points.names)
+        if given is None:
+            self.filled["annotations without keypoints, taken as not marked"] += 1
+            return [0.0] * (3 * count)
+        if not isinstance(given, list) or len(given) != 3 * count or not all(map(_is_number, given)):
+            held = len(given) // 3 if isinstance(given, list) else 0
+            raise _Unusable(f"it has {held} keypoints, not {count} times x, y and 0, 1 or 2")
+        marked = sum(value > 0 for value in given[2::3])
+        if "num_keypoints" not in one:
+            self.filled["annotations without num_keypoints, counted"] += 1
+        elif one["num_keypoints"] != marked:
+            self.filled["annotations with another num_keypoints than are marked, counted"] += 1
+        return [float(value) for value in given]
+
+    # -- categories
+
+    def _labels(self, file: Path, listed: Sequence[Any]) -> dict[Any, _Label]:
+        """The label of each id of a json; None for a category that the network does not know."""
+        labels: dict[Any, _Label] = {}
+        names: set[str] = set()
+        for number, one in enumerate(listed):
+            if not isinstance(one, dict) or not _is_id(one.get("id")):
+                raise ValueError(f"{file}: category {number} has no id that is a number or a text")
+            name = str(one.get("name", one["id"]))
+            if one["id"] in labels:
+                raise ValueError(f"{file}: two categories have the id {one['id']!r}")
+            if name in names:
+                raise ValueError(f"{file}: two categories are called {name!r}")
+            names.add(name)
+            labels[one["id"]] = _Label(name, self._number(file, one["id"], name))
+            if self.task == "keypoints" and one.get("keypoints"):
+                self._take_points(file, one)
+        return labels
+
+    def _number(self, file: Path, key: int | str, name: str) -> int | None:
+        for number, category in enumerate(self.categories, start=1):
+            if category.name == name:
+                if category.id != key and self.known is None:
+                    self.notes.append(
+                        f"{file}: the category {name!r} is {key!r} here and {category.id!r} in the file "
+                        f"before; results say {category.id!r}"
+                    )
+                return number
+        if self.known is not None:
+            return None
+        if any(category.id == key for category in self.categories):
+            raise ValueError(f"{file}: the id {key!r} is {name!r} here and another category in a file before")
+        self.categories.append(Category(key, name))
+        return len(self.categories)
+
+    def _check_known(self, file: Path, labels: Mapping[Any, _Label], used: Mapping[Any, int]) -> None:
+        assert self.known is None or self.categories == list(self.known)
+        for key, label in labels.items():
+            if label.number is None and used.get(key):
+                near = nearest_names(label.name, [category.name for category in self.categories], count=3)
+                hint = f"; the nearest it knows are {', '.join(near)}" if near else ""
+                raise ValueError(
+                    f"{file}: {used[key]} objects are of the category {label.name!r}, which the network does "
+                    f"not know{hint}. Remove or rename it in the json, or train with it"
+                )
+
+    def _take_points(self, file: Path, category: Mapping[str, Any]) -> None:
+        try:
+            points = _keypoints(category)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file}: the keypoints of {category.get('name')!r}: {error}") from None
+        if self.points is not None and self.points.names != points.names:
+            raise ValueError(
+                f"{file}: {category.get('name')!r} has {len(points.names)} keypoints and another category "
+                f"{len(self.points.names)} others; one network finds one set"
+            )
+        self.points = points
+
+    def _check_task(self, file: Path, annotations: Sequence[Any]) -> None:
+        """Is there anything of what the network is to learn?"""
+        objects = [one for one in annotations if isinstance(one, dict)]
+        if self.task == "masks" and not any(one.get("segmentation") for one in objects):
+            raise ValueError(
+                f"{file} has boxes alone; masks need outlines (segmentation): take a faster_rcnn"
+            )
+        if self.task == "keypoints":
+            if self.points is None:
+                raise ValueError(
+                    f"{file}: no category has keypoints; take the person_keypoints json, or name them in the "
+                    'category: "keypoints": ["nose", ...]'
+                )
+            if not any(one.get("keypoints") for one in objects):
+                raise ValueError(f"{file}: no annotation has keypoints")
+
+    # -- the end
+
+    def finished(self, sources: Sequence[str]) -> CocoSet:
+        """The set."""
+        if not len(self.paths):
+            reasons = "; ".join(str(problem) for problem in self.problems[:_SHOWN]) or "it is empty"
+            raise ValueError(f"no usable image in {', '.join(sources)}: {reasons}")
+        repeated = len(self.image_ids) - len(set(self.image_ids))
+        if repeated:
+            self.notes.append(
+                f"{repeated} image ids occur in several of the files: results tell images by file_name, too"
+            )
+        self.notes += [f"{count} {what}" for what, count in self.filled.items() if count]
+        objects = len(self.labels)
+        points = None
+        if self.task == "keypoints":
+            points = np.array(self.keypoints, np.float32).reshape(objects, -1, 3)
+        return CocoSet(
+            paths=self.paths,
+            image_ids=tuple(self.image_ids),
+            sizes=np.array(self.sizes, np.int32).reshape(-1, 2),
+            ends=np.array(self.ends, np.int64),
+            boxes=np.array(self.boxes, np.float32).reshape(-1, 4),
+            labels=np.array(self.labels, np.int32),
+            crowds=np.frombuffer(bytes(self.crowds), np.bool_),
+            areas=np.array(self.areas, np.float64),
+            keypoints=points,
+            outlines=self.outlines if self.task == "masks" else None,
+            categories=tuple(self.categories),
+            points=self.points if self.task == "keypoints" else None,
+            problems=tuple(self.problems),
+            notes=tuple(self.notes),
+        )
+
+
+class _Parts(NamedTuple):
+    """Polygons as the json has them, x and y in turn."""
+
+    parts: list[list[float]]
+
+    @property
+    def polygons(self) -> Polygons:
+        return Polygons(tuple(np.array(part, np.float32).reshape(-1, 2) for part in self.parts))
+
+    @property
+    def area(self) -> float:
+        return self.polygons.area
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        return self.polygons.box
+
+
+class _Label(NamedTuple):
+    """A category of one json: its name, and its label, or None where the network does not know it."""
+
+    name: str
+    number: int | None
+
+
+class _Unusable(Exception):  # noqa: N818 - not an error that anybody sees
+    """An annotation is left out."""
+
+
+@dataclass
+class _Corners:
+    """Whether boxes look like corners: many end outside as [x, y, w, h], none as [x1, y1, x2, y2]."""
+
+    boxes: int = 0
+    beyond: int = 0
+    as_corners: int = field(default=0)
+
+    def count(self, x: float, y: float, w: float, h: float, height: int, width: int) -> None:
+        """One box."""
+        if height and width:
+            self.boxes += 1
+            self.beyond += x + w > width + 1 or y + h > height + 1
+            self.as_corners += x < w <= width + 1 and y < h <= height + 1
+
+    @property
+    def likely(self) -> bool:
+        """As corners, all fit."""
+        return self.boxes > 0 and self.beyond > 0.1 * self.boxes and self.as_corners == self.boxes
+
+
+def _why_no_annotation(one: Any, images: set[Any], seen: set[Any]) -> str | None:
+    if not isinstance(one, dict):
+        return f"it is {type(one).__name__}, no object"
+    if not _is_id(one.get("image_id")) or one["image_id"] not in images:
+        return f"its image {_short(one.get('image_id'))} is none of the json's"
+    if not _is_id(one.get("category_id")):
+        return f"its category {_short(one.get('category_id'))} is neither a number nor a text"
+    key = one.get("id")
+    if key is not None:
+        if not _is_id(key):
+            return f"its id {_short(key)} is neither a number nor a text"
+        if key in seen:
+            return "its id was there already"
+        seen.add(key)
+    return None
+
+
+def _why_no_image(image: Any, done: set[Any]) -> str | None:
+    if not isinstance(image, dict):
+        return f"it is {type(image).__name__}, no object"
+    if not _is_id(image.get("id")):
+        return f"its id {_short(image.get('id'))} is neither a number nor a text"
+    if image["id"] in done:
+        return f"its id {image['id']!r} was there already"
+    if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+        return "it has no file_name"
+    if "\0" in image["file_name"]:
+        return "its file_name holds a zero byte"
+    return None
+
+
+def _runs(given: Mapping[str, Any], height: int, width: int) -> Runs:
+    """The runs of a mask, compressed or not."""
+    size, counts = given.get("size"), given.get("counts")
+    if not isinstance(size, list) or len(size) != 2 or not all(map(_size, size)):
+        raise _Unusable(f"the size {_short(size)} of its mask is not [height, width]")
+    if height and width and (size[0], size[1]) != (height, width):
+        raise _Unusable(f"its mask is of {size[1]} x {size[0]} pixels, the image of {width} x {height}")
+    if size[0] * size[1] >= 2**31:
+        raise _Unusable(f"its mask of {size[1]} x {size[0]} pixels is too large")
+    if isinstance(counts, str):
+        try:
+            counts = counts_of_text(counts)
+        except ValueError as error:
+            raise _Unusable(str(error)) from None
+    if not isinstance(counts, list) or not all(isinstance(run, int) and run >= 0 for run in counts):
+        raise _Unusable("the runs of its mask are no whole numbers from 0 on")
+    if sum(counts) != size[0] * size[1]:
+        raise _Unusable(f"the runs of its mask add up to {sum(counts)} pixels, not {size[0] * size[1]}")
+    if not sum(counts[1::2]):
+        raise _Unusable("its mask has no pixel inside")
+    return Runs(np.array(counts, np.int32), size[0], size[1])
+
+
+def _keypoints(category: Mapping[str, Any]) -> Keypoints:
+    """What a category's keypoints are. COCO counts from 1 in `skeleton`; left and right go by name."""
+    names = tuple(str(name) for name in category["keypoints"])
+    places = {name: number for number, name in enumerate(names)}
+    pairs = [
+        (number, places[other])
+        for name, number in places.items()
+        if "left" in name and (other := name.replace("left", "right")) in places
+    ]
+    skeleton = tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ())
+    sigmas = COCO_PERSON.sigmas if names == COCO_PERSON.names else None
+    return Keypoints(names, tuple(pairs), sigmas, skeleton)
+
+
+def _called(one: Any, number: int | None = None) -> str:
+    if isinstance(one, dict) and _is_id(one.get("id")):
+        return f"annotation {one['id']!r}"
+    return "an annotation without an id" if number is None else f"annotation number {number}"
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e9 < value < 1e9
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    """Whether all are numbers that can be coordinates; of millions of polygons, so in few calls."""
+    try:
+        numbers = array("d", values)
+    except (TypeError, OverflowError):
+        return False
+    # The sum is NaN where any number is.
+    return not numbers or (min(numbers) > -1e9 and max(numbers) < 1e9 and not math.isnan(sum(numbers)))
+
+
+def _size(value: Any) -> int:
+    """Pixels, or 0 for what cannot be."""
+    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    return int(value) if whole and 1 <= value < 2**20 else 0
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
