@@ -17,13 +17,10 @@ used becomes a `Problem` and is left out; a file that is something else is an er
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,9 +28,25 @@ import numpy as np
 import numpy.typing as npt
 
 from nonlocal_nn._names import nearest_names
-from nonlocal_nn.data.categories import COCO_PERSON, Category, Keypoints, Task
+from nonlocal_nn.data.categories import Category, Keypoints, Task
+from nonlocal_nn.data.coco_annotations import (
+    Corners,
+    Parts,
+    Unusable,
+    box_of,
+    called,
+    is_id,
+    is_number,
+    keypoints_of,
+    outline_of,
+    points_of,
+    size_of,
+    why_no_annotation,
+    why_no_image,
+)
+from nonlocal_nn.data.coco_file import Places, load_json
 from nonlocal_nn.data.errors import Problem
-from nonlocal_nn.data.outlines import Outlines, Polygons, Runs, counts_of_text
+from nonlocal_nn.data.outlines import Outlines, Polygons, Runs
 from nonlocal_nn.data.table import Texts
 
 __all__ = ["CocoImage", "CocoSet", "Empty", "read_coco"]
@@ -161,7 +174,7 @@ def read_coco(
     reading = _Reading(task, None if categories is None else tuple(categories), empty)
     for source in sources:
         file = Path(source)
-        reading.add(file, _load(file), _Places(_folder_of(file, images)))
+        reading.add(file, load_json(file), Places(_folder_of(file, images)))
     return reading.finished([str(source) for source in sources])
 
 
@@ -172,65 +185,6 @@ def _folder_of(file: Path, images: str | Path | None) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder of images: {folder}")
     return folder
-
-
-def _load(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise FileNotFoundError(f"no such file: {file}")
-    try:
-        # Not bytes, text and objects of a large file at once, as json.load has them.
-        text: Any = file.read_bytes()
-        text = text.decode(json.detect_encoding(text), "surrogatepass")
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
-    if isinstance(values, list):
-        raise ValueError(f"{file} is a list, as a detector's results are; give the json with the annotations")
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} holds {type(values).__name__}, no annotations in COCO's form")
-    for name in ("images", "annotations", "categories"):
-        found = values.get(name)
-        if name in values and not isinstance(found, list):
-            raise ValueError(f"{file}: its {name!r} is no list but {type(found).__name__}")
-    annotations = values.get("annotations", [])
-    first = next((one for one in annotations if isinstance(one, dict)), {})
-    kinds = (("caption", "captions"), ("segments_info", "panoptic segments"))
-    for key, what in kinds:
-        if key in first:
-            raise ValueError(f"{file} holds {what}; detection needs a json of instances or keypoints")
-    for name in ("images", "annotations", "categories"):
-        if not values.get(name):
-            hint = " (a test set without truth? `detect predict` needs no json)" if name[0] == "a" else ""
-            raise ValueError(f"{file} has no {name!r}; COCO's json has images, annotations, categories{hint}")
-    return values
-
-
-class _Places:
-    """The image files below a folder, by their names; looked through when a path does not exist as it is."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._by_name: dict[str, list[str]] | None = None
-
-    def find(self, name: str) -> str | Problem:
-        """The file of a `file_name`, or why there is none."""
-        plain = self.folder / name
-        try:
-            if plain.is_file():
-                return str(plain)
-        except OSError as error:
-            return Problem(name, f"cannot be looked for: {error.strerror}")
-        if self._by_name is None:
-            self._by_name = {}
-            for folder, _, files in os.walk(self.folder):
-                for file in files:
-                    self._by_name.setdefault(file, []).append(f"{folder}{os.sep}{file}")
-        found = self._by_name.get(name.replace("\\", "/").rpartition("/")[2], [])
-        if len(found) == 1:
-            return found[0]
-        if found:
-            return Problem(name, f"{len(found)} files have this name: {', '.join(sorted(found)[:2])} ...")
-        return Problem(name, f"no such image in {self.folder} or below")
 
 
 class _Reading:
@@ -255,27 +209,27 @@ class _Reading:
         self.outlines = Outlines()
         self.taken: set[str] = set()
 
-    def add(self, file: Path, values: Mapping[str, Any], places: _Places) -> None:
+    def add(self, file: Path, values: Mapping[str, Any], places: Places) -> None:
         """All of one json."""
         labels = self._labels(file, values["categories"])
         by_image: dict[Any, list[dict[str, Any]]] = {}
-        ids = {one["id"] for one in values["images"] if isinstance(one, dict) and _is_id(one.get("id"))}
+        ids = {one["id"] for one in values["images"] if isinstance(one, dict) and is_id(one.get("id"))}
         seen: set[Any] = set()
         used: Counter[Any] = Counter()
         for number, one in enumerate(values["annotations"]):
-            reason = _why_no_annotation(one, ids, seen)
+            reason = why_no_annotation(one, ids, seen)
             if reason is None:
                 key = one["category_id"]
                 used[key] += 1
                 if key not in labels:
                     reason = f"its category {key!r} is none of the json's"
             if reason is not None:
-                self.problems.append(Problem(str(file), f"{_called(one, number)}: {reason}"))
+                self.problems.append(Problem(str(file), f"{called(one, number)}: {reason}"))
                 continue
             by_image.setdefault(one["image_id"], []).append(one)
         self._check_known(file, labels, used)
         self._check_task(file, values["annotations"])
-        corners = _Corners()
+        corners = Corners()
         done: set[Any] = set()
         for number, image in enumerate(values["images"]):
             self._add_image(file, number, image, done, places, by_image, labels, corners)
@@ -291,12 +245,12 @@ class _Reading:
         number: int,
         image: Any,
         done: set[Any],
-        places: _Places,
+        places: Places,
         by_image: Mapping[Any, list[dict[str, Any]]],
         labels: Mapping[Any, _Label],
-        corners: _Corners,
+        corners: Corners,
     ) -> None:
-        reason = _why_no_image(image, done)
+        reason = why_no_image(image, done)
         if reason is not None:
             self.problems.append(Problem(str(file), f"image {number}: {reason}"))
             return
@@ -311,7 +265,7 @@ class _Reading:
         if place in self.taken:
             self.problems.append(Problem(place, f"listed twice, again in {file}"))
             return
-        height, width = _size(image.get("height")), _size(image.get("width"))
+        height, width = size_of(image.get("height")), size_of(image.get("width"))
         if not height or not width:
             height = width = 0
             self.filled["images without a size, which is that of the file"] += 1
@@ -330,21 +284,22 @@ class _Reading:
         self.ends.append(len(self.labels))
 
     def _add_object(
-        self, file: Path, one: dict[str, Any], label: int, height: int, width: int, corners: _Corners
+        self, file: Path, one: dict[str, Any], label: int, height: int, width: int, corners: Corners
     ) -> None:
         """One annotation, or why it is left out."""
+        count = 0 if self.points is None else len(self.points.names)
         try:
             crowd = bool(one.get("iscrowd", 0))
-            outline = self._outline(one, height, width) if self.task == "masks" else None
-            box = self._box(one, outline, height, width, corners)
-            points = self._points(one) if self.task == "keypoints" else ()
-        except _Unusable as error:
-            self.problems.append(Problem(str(file), f"{_called(one)}: {error}"))
+            outline = outline_of(one, height, width, self.filled) if self.task == "masks" else None
+            box = box_of(one, outline, height, width, corners, self.filled)
+            points = points_of(one, count, self.filled) if self.task == "keypoints" else ()
+        except Unusable as error:
+            self.problems.append(Problem(str(file), f"{called(one)}: {error}"))
             return
         if "iscrowd" not in one:
             self.filled["annotations without iscrowd, taken as 0"] += 1
         area = one.get("area")
-        if area is None or not _is_number(area) or area <= 0:
+        if area is None or not is_number(area) or area <= 0:
             self.filled["annotations without an area, taken from the outline or the box"] += 1
             area = outline.area if outline is not None else (box[2] - box[0]) * (box[3] - box[1])
         self.boxes.extend(box)
@@ -352,79 +307,10 @@ class _Reading:
         self.crowds.append(crowd)
         self.areas.append(float(area))
         self.keypoints.extend(points)
-        if isinstance(outline, _Parts):
+        if isinstance(outline, Parts):
             self.outlines.add_polygons(outline.parts)
         elif isinstance(outline, Runs):
             self.outlines.add_runs(outline.counts.tolist(), height=outline.height, width=outline.width)
-
-    def _box(
-        self,
-        one: dict[str, Any],
-        outline: _Parts | Runs | None,
-        height: int,
-        width: int,
-        corners: _Corners,
-    ) -> tuple[float, float, float, float]:
-        """x1, y1, x2, y2, cut to the image."""
-        given = one.get("bbox")
-        if given is None and outline is not None:
-            self.filled["annotations without a box, taken from the outline"] += 1
-            x1, y1, x2, y2 = outline.box
-        else:
-            if not isinstance(given, list) or len(given) != 4 or not all(map(_is_number, given)):
-                raise _Unusable(f"its box {_short(given)} is not four numbers [x, y, width, height]")
-            x, y, w, h = given
-            if w <= 0 or h <= 0:
-                raise _Unusable(f"its box {_short(given)} has no area: a width or height of {min(w, h):g}")
-            x1, y1, x2, y2 = float(x), float(y), float(x + w), float(y + h)
-            corners.count(x, y, w, h, height, width)
-        if height and width:
-            inside = max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2)
-            if inside[0] >= inside[2] or inside[1] >= inside[3]:
-                raise _Unusable(f"its box {_short(given)} lies outside of the image of {width} x {height}")
-            if inside != (x1, y1, x2, y2):
-                self.filled["boxes that end outside of the image, cut"] += max(x2 - width, y2 - height) > 1
-            x1, y1, x2, y2 = inside
-        x1, y1, x2, y2 = (float(np.float32(value)) for value in (x1, y1, x2, y2))
-        if not (x1 < x2 < math.inf and y1 < y2 < math.inf):
-            raise _Unusable(f"its box {_short(given)} has no area, or is too large")
-        return x1, y1, x2, y2
-
-    def _outline(self, one: dict[str, Any], height: int, width: int) -> _Parts | Runs:
-        given = one.get("segmentation")
-        if not given:
-            raise _Unusable("it has no outline (segmentation)")
-        if isinstance(given, dict):
-            return _runs(given, height, width)
-        if not isinstance(given, list):
-            raise _Unusable(f"its outline is {type(given).__name__}, neither polygons nor runs")
-        parts = []
-        for part in given:
-            if not isinstance(part, list) or len(part) % 2 or not _are_numbers(part):
-                raise _Unusable("a polygon of its outline is no list of x, y, x, y, ...")
-            if len(part) < 6:
-                self.filled["polygons under 3 points, left out"] += 1
-            else:
-                parts.append(part)
-        if not parts:
-            raise _Unusable("no polygon of its outline has 3 points")
-        return _Parts(parts)
-
-    def _points(self, one: dict[str, Any]) -> list[float]:
-        assert self.points is not None
-        given, count = one.get("keypoints"), len(self.points.names)
-        if given is None:
-            self.filled["annotations without keypoints, taken as not marked"] += 1
-            return [0.0] * (3 * count)
-        if not isinstance(given, list) or len(given) != 3 * count or not all(map(_is_number, given)):
-            held = len(given) // 3 if isinstance(given, list) else 0
-            raise _Unusable(f"it has {held} keypoints, not {count} times x, y and 0, 1 or 2")
-        marked = sum(value > 0 for value in given[2::3])
-        if "num_keypoints" not in one:
-            self.filled["annotations without num_keypoints, counted"] += 1
-        elif one["num_keypoints"] != marked:
-            self.filled["annotations with another num_keypoints than are marked, counted"] += 1
-        return [float(value) for value in given]
 
     # -- categories
 
@@ -433,7 +319,7 @@ class _Reading:
         labels: dict[Any, _Label] = {}
         names: set[str] = set()
         for number, one in enumerate(listed):
-            if not isinstance(one, dict) or not _is_id(one.get("id")):
+            if not isinstance(one, dict) or not is_id(one.get("id")):
                 raise ValueError(f"{file}: category {number} has no id that is a number or a text")
             name = str(one.get("name", one["id"]))
             if one["id"] in labels:
@@ -475,7 +361,7 @@ class _Reading:
 
     def _take_points(self, file: Path, category: Mapping[str, Any]) -> None:
         try:
-            points = _keypoints(category)
+            points = keypoints_of(category)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{file}: the keypoints of {category.get('name')!r}: {error}") from None
         if self.points is not None and self.points.names != points.names:
@@ -536,154 +422,8 @@ class _Reading:
         )
 
 
-class _Parts(NamedTuple):
-    """Polygons as the json has them, x and y in turn."""
-
-    parts: list[list[float]]
-
-    @property
-    def polygons(self) -> Polygons:
-        return Polygons(tuple(np.array(part, np.float32).reshape(-1, 2) for part in self.parts))
-
-    @property
-    def area(self) -> float:
-        return self.polygons.area
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        return self.polygons.box
-
-
 class _Label(NamedTuple):
     """A category of one json: its name, and its label, or None where the network does not know it."""
 
     name: str
     number: int | None
-
-
-class _Unusable(Exception):  # noqa: N818 - not an error that anybody sees
-    """An annotation is left out."""
-
-
-@dataclass
-class _Corners:
-    """Whether boxes look like corners: many end outside as [x, y, w, h], none as [x1, y1, x2, y2]."""
-
-    boxes: int = 0
-    beyond: int = 0
-    as_corners: int = field(default=0)
-
-    def count(self, x: float, y: float, w: float, h: float, height: int, width: int) -> None:
-        """One box."""
-        if height and width:
-            self.boxes += 1
-            self.beyond += x + w > width + 1 or y + h > height + 1
-            self.as_corners += x < w <= width + 1 and y < h <= height + 1
-
-    @property
-    def likely(self) -> bool:
-        """As corners, all fit."""
-        return self.boxes > 0 and self.beyond > 0.1 * self.boxes and self.as_corners == self.boxes
-
-
-def _why_no_annotation(one: Any, images: set[Any], seen: set[Any]) -> str | None:
-    if not isinstance(one, dict):
-        return f"it is {type(one).__name__}, no object"
-    if not _is_id(one.get("image_id")) or one["image_id"] not in images:
-        return f"its image {_short(one.get('image_id'))} is none of the json's"
-    if not _is_id(one.get("category_id")):
-        return f"its category {_short(one.get('category_id'))} is neither a number nor a text"
-    key = one.get("id")
-    if key is not None:
-        if not _is_id(key):
-            return f"its id {_short(key)} is neither a number nor a text"
-        if key in seen:
-            return "its id was there already"
-        seen.add(key)
-    return None
-
-
-def _why_no_image(image: Any, done: set[Any]) -> str | None:
-    if not isinstance(image, dict):
-        return f"it is {type(image).__name__}, no object"
-    if not _is_id(image.get("id")):
-        return f"its id {_short(image.get('id'))} is neither a number nor a text"
-    if image["id"] in done:
-        return f"its id {image['id']!r} was there already"
-    if not isinstance(image.get("file_name"), str) or not image["file_name"]:
-        return "it has no file_name"
-    if "\0" in image["file_name"]:
-        return "its file_name holds a zero byte"
-    return None
-
-
-def _runs(given: Mapping[str, Any], height: int, width: int) -> Runs:
-    """The runs of a mask, compressed or not."""
-    size, counts = given.get("size"), given.get("counts")
-    if not isinstance(size, list) or len(size) != 2 or not all(map(_size, size)):
-        raise _Unusable(f"the size {_short(size)} of its mask is not [height, width]")
-    if height and width and (size[0], size[1]) != (height, width):
-        raise _Unusable(f"its mask is of {size[1]} x {size[0]} pixels, the image of {width} x {height}")
-    if size[0] * size[1] >= 2**31:
-        raise _Unusable(f"its mask of {size[1]} x {size[0]} pixels is too large")
-    if isinstance(counts, str):
-        try:
-            counts = counts_of_text(counts)
-        except ValueError as error:
-            raise _Unusable(str(error)) from None
-    if not isinstance(counts, list) or not all(isinstance(run, int) and run >= 0 for run in counts):
-        raise _Unusable("the runs of its mask are no whole numbers from 0 on")
-    if sum(counts) != size[0] * size[1]:
-        raise _Unusable(f"the runs of its mask add up to {sum(counts)} pixels, not {size[0] * size[1]}")
-    if not sum(counts[1::2]):
-        raise _Unusable("its mask has no pixel inside")
-    return Runs(np.array(counts, np.int32), size[0], size[1])
-
-
-def _keypoints(category: Mapping[str, Any]) -> Keypoints:
-    """What a category's keypoints are. COCO counts from 1 in `skeleton`; left and right go by name."""
-    names = tuple(str(name) for name in category["keypoints"])
-    places = {name: number for number, name in enumerate(names)}
-    pairs = [
-        (number, places[other])
-        for name, number in places.items()
-        if "left" in name and (other := name.replace("left", "right")) in places
-    ]
-    skeleton = tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ())
-    sigmas = COCO_PERSON.sigmas if names == COCO_PERSON.names else None
-    return Keypoints(names, tuple(pairs), sigmas, skeleton)
-
-
-def _called(one: Any, number: int | None = None) -> str:
-    if isinstance(one, dict) and _is_id(one.get("id")):
-        return f"annotation {one['id']!r}"
-    return "an annotation without an id" if number is None else f"annotation number {number}"
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e9 < value < 1e9
-
-
-def _are_numbers(values: list[Any]) -> bool:
-    """Whether all are numbers that can be coordinates; of millions of polygons, so in few calls."""
-    try:
-        numbers = array("d", values)
-    except (TypeError, OverflowError):
-        return False
-    # The sum is NaN where any number is.
-    return not numbers or (min(numbers) > -1e9 and max(numbers) < 1e9 and not math.isnan(sum(numbers)))
-
-
-def _size(value: Any) -> int:
-    """Pixels, or 0 for what cannot be."""
-    whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-    return int(value) if whole and 1 <= value < 2**20 else 0
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
