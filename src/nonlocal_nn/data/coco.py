@@ -1,6 +1,6 @@
 """COCO json, of one file or several, as a set of images with their objects; no image is opened here.
 
->>> import tempfile
+>>> import json, tempfile
 >>> folder = Path(tempfile.mkdtemp())
 >>> _ = (folder / "a.jpg").write_bytes(b"not opened here")
 >>> _ = (folder / "all.json").write_text(json.dumps({
