@@ -490,9 +490,14 @@ def _is_full_disk(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+_EXTRAS = {"ray": "ray", "torchvision": "detect", "faster_coco_eval": "detect"}
+
+
 def _one_line(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("nonlocal_nn"):
-        extra = {"ray": "ray", "torchvision": "detect"}.get(error.name.partition(".")[0], "demo")
+        extra = {"ray": "ray", "torchvision": "detect", "faster_coco_eval": "detect"}.get(
+            error.name.partition(".")[0], "demo"
+        )
         return f"this command needs the package {error.name}: pip install 'nonlocal-nn[{extra}]'"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"

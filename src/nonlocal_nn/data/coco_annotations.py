@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -147,7 +147,7 @@ def points_of(one: dict[str, Any], count: int, filled: Counter[str]) -> list[flo
     return [float(value) for value in given]
 
 
-def why_no_annotation(one: Any, images: set[Any], seen: set[Any]) -> str | None:
+def why_no_annotation(one: Any, images: Container[Any], seen: set[Any]) -> str | None:
     """Why an annotation is none, before its box is looked at; notes its id in `seen`."""
     if not isinstance(one, dict):
         return f"it is {type(one).__name__}, no object"
@@ -165,7 +165,7 @@ def why_no_annotation(one: Any, images: set[Any], seen: set[Any]) -> str | None:
     return None
 
 
-def why_no_image(image: Any, done: set[Any]) -> str | None:
+def why_no_image(image: Any, done: Container[Any]) -> str | None:
     """Why an entry of `images` is no image; `done`: the ids before."""
     if not isinstance(image, dict):
         return f"it is {type(image).__name__}, no object"
