@@ -80,7 +80,7 @@ def layer_outputs(
     The copy holds no weights. `model` itself does not run: its modes, statistics, gradients and hooks stay,
     as do the random number generators. A network that cannot run so (its path depends on values) runs for
     real, as a copy, if there is an example input; without one, the largest part of it that holds the layer
-    and runs by itself does: of a detector, its backbone or a head.
+    and runs by itself does, without computing: of a detector, its backbone or a head.
 
     Args:
         model: any network, in any mode; the copy runs in eval mode.
@@ -98,8 +98,8 @@ def layer_outputs(
     _check_ready(model, example_input)
     try:
         return _outputs_of(model, layers, example_input, attach)
-    except _DoesNotRunError:
-        if example_input is not None:
+    except _DoesNotRunError as error:
+        if example_input is not None or not error.by_values:
             raise
         found = _outputs_of_parts(model, layers, attach)
         if found is None:
@@ -108,7 +108,12 @@ def layer_outputs(
 
 
 class _DoesNotRunError(ValueError):
-    """The model does not run on any input that was tried."""
+    """The model does not run on any input that was tried.
+
+    Attributes: by_values: because its path depends on values.
+    """
+
+    by_values = False
 
 
 class _NoChannelsError(ValueError):
@@ -120,6 +125,7 @@ def _outputs_of(
 ) -> dict[str, LayerOutput]:
     """What layers of a part of the model, by their names in the model, give out when that part runs."""
     failures: list[str] = []
+    by_values = False
     for fake in (True, False) if example_input is not None else (True,):
         for arguments in _inputs(model.get_submodule(part), example_input):
             try:
@@ -127,7 +133,8 @@ def _outputs_of(
                 calls = probe.run(arguments)
             except Exception as error:
                 failures.append(_first_line(error))
-                if isinstance(error, _OF_NO_SIZE):
+                by_values = isinstance(error, _OF_NO_SIZE)
+                if by_values:
                     break
                 continue
             outputs = {name: _output(model, name, calls.get(name, ()), arguments) for name in layers}
@@ -135,7 +142,9 @@ def _outputs_of(
                 _check_after_attaching(probe, arguments, outputs, attach)
             return outputs
     what = "on example_input" if example_input is not None else f"on inputs of our own making; {_MAKE_REAL}"
-    raise _DoesNotRunError(f"the model does not run {what}. It says: {failures[-1]}")
+    refused = _DoesNotRunError(f"the model does not run {what}. It says: {failures[-1]}")
+    refused.by_values = by_values
+    raise refused
 
 
 def _outputs_of_parts(
