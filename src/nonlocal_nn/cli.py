@@ -140,11 +140,17 @@ COMMANDS = {
         positional="places",
     ),
     "scan": Command(
-        summary="list the broken, short and odd videos of a data set",
+        summary="list what is broken or odd among videos, or in a COCO json",
         options="nonlocal_nn.data.scan:ScanConfig",
         body="nonlocal_nn.commands.scan:scan_command",
         example="nonlocal scan videos/",
         positional="source",
+    ),
+    "detect test": Command(
+        summary="score boxes, masks or poses as COCO does",
+        options="nonlocal_nn.detection.config:DetectTestConfig",
+        body="nonlocal_nn.commands.detect_test:detect_test_command",
+        example="nonlocal detect test --data instances_val2017.json --results results.json",
     ),
 }
 
@@ -198,7 +204,12 @@ def _run(words: list[str], hidden: Hidden) -> int:
         print(f"nonlocal {__version__}")
         return 0
     name, *rest = words
+    if rest and f"{name} {rest[0]}" in COMMANDS:  # a command of two words
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
+        seconds = [known.partition(" ")[2] for known in COMMANDS if known.startswith(f"{name} ")]
+        if seconds:
+            raise ValueError(f"nonlocal {name} what? There is: {', '.join(f'{name} {s}' for s in seconds)}")
         kind = "option" if name.startswith("-") else "command"
         raise ValueError(
             f"no {kind} {name!r}{_did_you_mean(name, COMMANDS)}; `nonlocal --help` lists the commands"

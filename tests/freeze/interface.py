@@ -30,6 +30,7 @@ COMMANDS = (
     "models",
     "convert",
     "scan",
+    "detect test",
 )
 
 

@@ -67,12 +67,14 @@ def test_commands_exist_and_take_these_options(page: Path) -> None:
             words = shlex.split(command.replace("\\\n", " "), comments=True)
             if words[:1] != ["nonlocal"] or len(words) < 2:
                 continue
-            assert words[1] in (*cli.COMMANDS, "--help"), f"{page.name}:{line}: no command {words[1]}"
-            known = option_names(cli, words[1])
+            name = " ".join(words[1:3])  # a command of two words, or of one
+            name = name if name in cli.COMMANDS else words[1]
+            assert name in (*cli.COMMANDS, "--help"), f"{page.name}:{line}: no command {name}"
+            known = option_names(cli, name)
             for word in words[2:]:
                 if word.startswith("--"):
                     option = word.partition("=")[0]
-                    assert option in known, f"{page.name}:{line}: {words[1]} has no option {option}"
+                    assert option in known, f"{page.name}:{line}: {name} has no option {option}"
 
 
 def option_names(cli: Any, name: str) -> str:
