@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Outlines", "Polygons", "Runs", "counts_of_text"]
+__all__ = ["Outlines", "Polygons", "Runs", "counts_of_text", "runs_of_mask", "text_of_counts"]
 
 
 class Polygons(NamedTuple):
@@ -147,6 +147,53 @@ def counts_of_text(text: str) -> list[int]:
     if shift:
         raise ValueError("the compressed mask is cut off")
     return counts
+
+
+def text_of_counts(counts: Sequence[int]) -> str:
+    """The compressed text of run lengths, which `counts_of_text` reads.
+
+    >>> text_of_counts([2, 3, 4])
+    '234'
+    """
+    letters: list[str] = []
+    for place, count in enumerate(counts):
+        value = count - counts[place - 2] if place > 2 else count
+        more = True
+        while more:
+            code = value & 31
+            value >>= 5
+            more = value != (-1 if code & 16 else 0)
+            letters.append(chr(48 + (code | 32 if more else code)))
+    return "".join(letters)
+
+
+def runs_of_mask(mask: npt.NDArray[Any], left: int = 0, width: int | None = None) -> Runs:
+    """The runs of a mask (height, columns) of truths or of zeros and ones.
+
+    >>> runs_of_mask(np.array([[0, 1], [1, 1]])).counts.tolist()
+    [1, 3]
+    >>> runs_of_mask(np.array([[0, 1], [1, 1]]), left=1, width=4).counts.tolist()
+    [3, 3, 2]
+
+    Args:
+        mask: all columns of an image, or some of them, outside of which nothing is.
+        left: the number of the first of these columns.
+        width: of the image; None: the columns are all.
+    """
+    height, columns = mask.shape
+    width = columns if width is None else width
+    flat = np.asarray(mask, np.bool_).T.ravel()
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(edges, prepend=0, append=flat.size)
+    if flat.size and flat[0]:
+        counts = np.concatenate([[0], counts])  # the first run is outside
+    counts[0] += left * height
+    rest = (width - left - columns) * height
+    if rest and len(counts) % 2:
+        counts[-1] += rest
+    elif rest:
+        counts = np.append(counts, rest)
+    return Runs(counts.astype(np.int32), height, width)
 
 
 def _area(points: npt.NDArray[np.float32]) -> float:

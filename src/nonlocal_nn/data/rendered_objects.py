@@ -34,6 +34,7 @@ import numpy.typing as npt
 
 from nonlocal_nn._files import write_whole
 from nonlocal_nn.data.categories import Category
+from nonlocal_nn.data.outlines import runs_of_mask
 from nonlocal_nn.data.rendered_files import clear, stamp_of, write_all, write_stamp
 
 __all__ = ["CATEGORIES", "RenderedObjects", "render_objects"]
@@ -171,9 +172,6 @@ class DrawnObject:
         """Box, area and mask as COCO has them; the mask as runs."""
         rows, columns = np.nonzero(self.mask)
         top, left = int(rows.min()), int(columns.min())
-        flat = self.mask.T.ravel().astype(np.int8)
-        edges = np.flatnonzero(np.diff(flat)) + 1
-        runs = np.diff([0, *edges.tolist(), flat.size]).tolist()
         return {
             "category_id": CATEGORIES[self.category].id,
             "bbox": [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top],
@@ -181,7 +179,7 @@ class DrawnObject:
             "iscrowd": int(self.crowd),
             "segmentation": {
                 "size": list(self.mask.shape),
-                "counts": [0, *runs] if flat[0] else runs,  # the first run is outside
+                "counts": runs_of_mask(self.mask).counts.tolist(),
             },
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,13 +16,13 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from nonlocal_nn.blocks.nonlocal_block import NonLocalBlock
 from nonlocal_nn.data.categories import Category, Keypoints
 from nonlocal_nn.detection.anchors import ASPECT_RATIOS
+from nonlocal_nn.detection.detector import Detector
 from nonlocal_nn.detection.spec import BackboneNorm, DetectorSpec
 from nonlocal_nn.insertion.insert import insert_blocks
 
-__all__ = ["Body", "Detector", "build_detector"]
+__all__ = ["Body", "build_detector"]
 
 _NORMS: dict[BackboneNorm, Callable[..., nn.Module]] = {
     "frozen": FrozenBatchNorm2d,
@@ -80,29 +80,6 @@ def _stage(spec: DetectorSpec, before: int, planes: int, count: int, stride: int
     first = kind(before, planes, stride, shortcut, norm_layer=norm, **options)
     others = [kind(after, planes, norm_layer=norm, **options) for _ in range(count - 1)]
     return nn.Sequential(first, *others)
-
-
-class Detector(nn.Module):
-    """What our detectors are beside torchvision's: described, so that a file can build them again.
-
-    Attributes:
-        spec: what it was built from.
-        categories: what its labels 1, 2, ... mean.
-        keypoints: of an object; None where it finds none.
-        metadata: more that its file remembers.
-    """
-
-    spec: DetectorSpec
-    categories: tuple[Category, ...]
-    keypoints: Keypoints | None
-    metadata: dict[str, str]
-    forward: Callable[..., Any]
-
-    def blocks(self) -> Iterator[tuple[str, NonLocalBlock]]:
-        """The non-local blocks, by name."""
-        for name, module in self.named_modules():
-            if isinstance(module, NonLocalBlock):
-                yield name, module
 
 
 class _Boxes(FasterRCNN, Detector):  # type: ignore[misc]  # torchvision's forward is the one

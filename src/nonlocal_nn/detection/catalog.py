@@ -18,7 +18,7 @@ from nonlocal_nn.detection.spec import DetectorSpec
 
 if TYPE_CHECKING:
     from nonlocal_nn.data.categories import Keypoints
-    from nonlocal_nn.detection.build import Detector
+    from nonlocal_nn.detection.detector import Detector
 
 __all__ = ["create_detector", "get_detector_spec", "list_detectors"]
 

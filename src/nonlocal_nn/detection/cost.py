@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nonlocal_nn.detection.build import Detector
+from nonlocal_nn.detection.detector import Detector
 from nonlocal_nn.evaluation.cost import Cost, count_macs, count_parameters
 
 __all__ = ["IMAGE", "measure_detector"]

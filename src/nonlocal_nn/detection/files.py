@@ -11,7 +11,8 @@ import torch
 from nonlocal_nn._modes import meta_init
 from nonlocal_nn.checkpoints.native import checkpoint_file, read_checkpoint, write_checkpoint
 from nonlocal_nn.data.categories import Category, Keypoints
-from nonlocal_nn.detection.build import Detector, build_detector
+from nonlocal_nn.detection.build import build_detector
+from nonlocal_nn.detection.detector import Detector
 from nonlocal_nn.detection.spec import DetectorSpec
 
 __all__ = ["load_detector", "save_detector"]
