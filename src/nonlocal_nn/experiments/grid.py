@@ -172,11 +172,12 @@ def _begin(numbers: Any, threads: int, gpus: int, parent: int) -> None:
     """The start of a process: its threads, its GPU, and that it ends with its parent."""
     global _parent
     _parent = parent
-    number = numbers.get()
-    if sys.platform == "linux":  # a parent that is killed cannot tell its children
+    # First of all, since what follows may wait for the parent, who, killed, cannot tell its children.
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             raise SystemExit
+    number = numbers.get()
     os.setpgrp()  # Ctrl-C goes to the parent alone, which passes it on once
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
