@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 import nonlocal_nn as nl
 from _machine import describe
+from _memory import resident_bytes
 
 VARIANTS = ("", "_nl1")
 MODES = ("inference", "training")
@@ -124,8 +124,8 @@ def main() -> None:
         for _ in range(2):
             way()
         on_gpu = options.device.startswith("cuda")
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(torch.cuda.max_memory_allocated() if on_gpu else resident)
+        # Not ru_maxrss, which begins at that of the process that started this one.
+        print(torch.cuda.max_memory_allocated() if on_gpu else resident_bytes("VmHWM"))
         return
     made = detectors(options.detector, options.device)
     rows = []
