@@ -83,6 +83,11 @@ def test_what_is_no_results_file_is_one_line(truth: Path, capsys: pytest.Capture
         assert _test(truth, results) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert text in line
+    nameless = json.loads(truth.read_text())
+    nameless["categories"].append({"name": "bird"})
+    truth.with_name("nameless.json").write_text(json.dumps(nameless))
+    assert _test(truth.with_name("nameless.json"), [RIGHT]) == 2
+    assert "category 2 has no id that is a number or a text" in capsys.readouterr().err
     for words, text in (
         (["--max-detections", "5,1"], "give ascending whole numbers"),
         (["--out", "scores.csv"], "out must end in .json"),

@@ -65,7 +65,7 @@ def _values(report: CocoReport, config: ScanConfig, reached: list[float]) -> dic
     small, medium, large = report.shares
     return {
         "source": config.source,
-        "task": report.task,
+        "task": report.found.task,
         "images": len(report.found),
         "images_without_objects": int((np.diff(report.found.ends) == 0).sum()),
         "objects": len(report.found.labels),
@@ -124,7 +124,7 @@ def _print(report: CocoReport, config: ScanConfig, reached: list[float]) -> None
     empty = int((np.diff(report.found.ends) == 0).sum())
     print(
         f"{len(report.found)} images ({empty} without objects), {len(report.found.labels)} objects with "
-        f"{report.task}, {int(report.found.crowds.sum())} of them crowds; {len(report.broken)} broken"
+        f"{report.found.task}, {int(report.found.crowds.sum())} of them crowds; {len(report.broken)} broken"
     )
 
 

@@ -33,10 +33,12 @@ from nonlocal_nn.data.coco_annotations import (
     Corners,
     Parts,
     Unusable,
+    area_of,
     box_of,
     called,
+    categories_of,
+    crowd_of,
     is_id,
-    is_number,
     keypoints_of,
     outline_of,
     points_of,
@@ -134,6 +136,13 @@ class CocoSet(Sequence[CocoImage]):
             None if self.outlines is None else tuple(self.outlines[n] for n in range(begin, end)),
         )
 
+    @property
+    def task(self) -> Task:
+        """What was read of every object."""
+        if self.keypoints is not None:
+            return "keypoints"
+        return "boxes" if self.outlines is None else "masks"
+
     def describe(self) -> str:
         """One line for people."""
         empty = int((np.diff(self.ends) == 0).sum())
@@ -149,7 +158,7 @@ def read_coco(
     files: str | Path | Sequence[str | Path],
     images: str | Path | None = None,
     *,
-    task: Task = "boxes",
+    task: Task | None = "boxes",
     categories: Sequence[Category] | None = None,
     empty: Empty = "keep",
 ) -> CocoSet:
@@ -159,7 +168,8 @@ def read_coco(
         files: a json, or several whose images are put one after the other.
         images: folder of the images, which may lie anywhere below it; None: the folder of the json, or the
             one above where the json lies in "annotations".
-        task: "masks" needs an outline of every object, "keypoints" the keypoints.
+        task: "masks" needs an outline of every object, "keypoints" the keypoints; None: the most that the
+            first json has.
         categories: those of a network, which go by name: ids and order of the json may be others.
         empty: "keep" images without objects, or "drop" them as COCO's own scripts do.
 
@@ -171,11 +181,27 @@ def read_coco(
     sources = [files] if isinstance(files, (str, Path)) else list(files)
     if not sources:
         raise ValueError("no json was given")
-    reading = _Reading(task, None if categories is None else tuple(categories), empty)
+    reading: _Reading | None = None
     for source in sources:
         file = Path(source)
-        reading.add(file, load_json(file), Places(_folder_of(file, images)))
+        values = load_json(file)
+        if reading is None:
+            known = None if categories is None else tuple(categories)
+            reading = _Reading(task or _task_of(values), known, empty)
+        reading.add(file, values, Places(_folder_of(file, images)))
+    assert reading is not None
     return reading.finished([str(source) for source in sources])
+
+
+def _task_of(values: Mapping[str, Any]) -> Task:
+    """The most that a json has of its objects."""
+
+    def some(rows: Sequence[Any], name: str) -> bool:
+        return any(isinstance(one, dict) and one.get(name) for one in rows)
+
+    if some(values["categories"], "keypoints") and some(values["annotations"], "keypoints"):
+        return "keypoints"
+    return "masks" if some(values["annotations"], "segmentation") else "boxes"
 
 
 def _folder_of(file: Path, images: str | Path | None) -> Path:
@@ -217,15 +243,11 @@ class _Reading:
         seen: set[Any] = set()
         used: Counter[Any] = Counter()
         for number, one in enumerate(values["annotations"]):
-            reason = why_no_annotation(one, ids, seen)
-            if reason is None:
-                key = one["category_id"]
-                used[key] += 1
-                if key not in labels:
-                    reason = f"its category {key!r} is none of the json's"
+            reason = why_no_annotation(one, ids, labels, seen)
             if reason is not None:
                 self.problems.append(Problem(str(file), f"{called(one, number)}: {reason}"))
                 continue
+            used[one["category_id"]] += 1
             by_image.setdefault(one["image_id"], []).append(one)
         self._check_known(file, labels, used)
         self._check_task(file, values["annotations"])
@@ -289,23 +311,17 @@ class _Reading:
         """One annotation, or why it is left out."""
         count = 0 if self.points is None else len(self.points.names)
         try:
-            crowd = bool(one.get("iscrowd", 0))
             outline = outline_of(one, height, width, self.filled) if self.task == "masks" else None
             box = box_of(one, outline, height, width, corners, self.filled)
             points = points_of(one, count, self.filled) if self.task == "keypoints" else ()
         except Unusable as error:
             self.problems.append(Problem(str(file), f"{called(one)}: {error}"))
             return
-        if "iscrowd" not in one:
-            self.filled["annotations without iscrowd, taken as 0"] += 1
-        area = one.get("area")
-        if area is None or not is_number(area) or area <= 0:
-            self.filled["annotations without an area, taken from the outline or the box"] += 1
-            area = outline.area if outline is not None else (box[2] - box[0]) * (box[3] - box[1])
         self.boxes.extend(box)
         self.labels.append(label)
-        self.crowds.append(crowd)
-        self.areas.append(float(area))
+        self.crowds.append(crowd_of(one, self.filled))
+        box_area = (box[2] - box[0]) * (box[3] - box[1])
+        self.areas.append(area_of(one, outline, box_area, self.filled))
         self.keypoints.extend(points)
         if isinstance(outline, Parts):
             self.outlines.add_polygons(outline.parts)
@@ -316,18 +332,9 @@ class _Reading:
 
     def _labels(self, file: Path, listed: Sequence[Any]) -> dict[Any, _Label]:
         """The label of each id of a json; None for a category that the network does not know."""
-        labels: dict[Any, _Label] = {}
-        names: set[str] = set()
-        for number, one in enumerate(listed):
-            if not isinstance(one, dict) or not is_id(one.get("id")):
-                raise ValueError(f"{file}: category {number} has no id that is a number or a text")
-            name = str(one.get("name", one["id"]))
-            if one["id"] in labels:
-                raise ValueError(f"{file}: two categories have the id {one['id']!r}")
-            if name in names:
-                raise ValueError(f"{file}: two categories are called {name!r}")
-            names.add(name)
-            labels[one["id"]] = _Label(name, self._number(file, one["id"], name))
+        names = categories_of(listed, file)
+        labels = {key: _Label(name, self._number(file, key, name)) for key, name in names.items()}
+        for one in listed:
             if self.task == "keypoints" and one.get("keypoints"):
                 self._take_points(file, one)
         return labels

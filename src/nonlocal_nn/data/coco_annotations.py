@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,8 +18,11 @@ __all__ = [
     "Corners",
     "Parts",
     "Unusable",
+    "area_of",
     "box_of",
     "called",
+    "categories_of",
+    "crowd_of",
     "is_id",
     "is_number",
     "keypoints_of",
@@ -147,7 +150,46 @@ def points_of(one: dict[str, Any], count: int, filled: Counter[str]) -> list[flo
     return [float(value) for value in given]
 
 
-def why_no_annotation(one: Any, images: Container[Any], seen: set[Any]) -> str | None:
+def categories_of(listed: Sequence[Any], source: object) -> dict[Any, str]:
+    """The name of each category id of a json.
+
+    Raises:
+        ValueError: a category without an id, or two of one id or name.
+    """
+    names: dict[Any, str] = {}
+    for number, one in enumerate(listed):
+        if not isinstance(one, dict) or not is_id(one.get("id")):
+            raise ValueError(f"{source}: category {number} has no id that is a number or a text")
+        name = str(one.get("name", one["id"]))
+        if one["id"] in names:
+            raise ValueError(f"{source}: two categories have the id {one['id']!r}")
+        if name in names.values():
+            raise ValueError(f"{source}: two categories are called {name!r}")
+        names[one["id"]] = name
+    return names
+
+
+def crowd_of(one: Mapping[str, Any], filled: Counter[str]) -> bool:
+    """Whether an annotation is of several objects."""
+    if "iscrowd" not in one:
+        filled["annotations without iscrowd, taken as 0"] += 1
+    return bool(one.get("iscrowd", 0))
+
+
+def area_of(
+    one: Mapping[str, Any], outline: Parts | Runs | None, box_area: float, filled: Counter[str]
+) -> float:
+    """The area that an annotation states, or that of its outline, or of its box."""
+    area = one.get("area")
+    if area is None or not is_number(area) or area <= 0:
+        filled["annotations without an area, taken from the outline or the box"] += 1
+        return outline.area if outline is not None else box_area
+    return float(area)
+
+
+def why_no_annotation(
+    one: Any, images: Container[Any], categories: Container[Any], seen: set[Any]
+) -> str | None:
     """Why an annotation is none, before its box is looked at; notes its id in `seen`."""
     if not isinstance(one, dict):
         return f"it is {type(one).__name__}, no object"
@@ -162,6 +204,8 @@ def why_no_annotation(one: Any, images: Container[Any], seen: set[Any]) -> str |
         if key in seen:
             return "its id was there already"
         seen.add(key)
+    if one["category_id"] not in categories:
+        return f"its category {one['category_id']!r} is none of the json's"
     return None
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nonlocal_nn._cores import available_cores
 from nonlocal_nn._progress import counted
-from nonlocal_nn.data.categories import Category, Task
+from nonlocal_nn.data.categories import Category
 from nonlocal_nn.data.coco import CocoSet, read_coco
 from nonlocal_nn.data.errors import ImageError, Problem
 from nonlocal_nn.data.isolated import run_isolated
@@ -36,14 +34,12 @@ class CocoReport:
     """What a scan found.
 
     Attributes:
-        task: what the json has of every object: "keypoints", "masks" or "boxes".
         found: the set.
         broken: annotations and images that cannot be used, and why.
         notes: what was filled in or looks strange.
         sizes: int32 (objects, 2), height and width of the image of each object; 0 where it cannot be read.
     """
 
-    task: Task
     found: CocoSet
     broken: tuple[Problem, ...]
     notes: tuple[str, ...]
@@ -97,8 +93,7 @@ def scan_coco(
     Raises:
         FileNotFoundError, ValueError: as `read_coco`.
     """
-    task = _task_of(Path(source))
-    found = read_coco(source, images, task=task)
+    found = read_coco(source, images, task=None)
     stated = [(path, *size) for path, size in zip(found.paths, found.sizes.tolist(), strict=True)]
     looked = run_isolated(_look, stated, workers=workers or available_cores(), crashed=_crashed)
     seen = {one.path: one for one in counted(looked, len(found), "scanning", shown=progress)}
@@ -108,7 +103,7 @@ def scan_coco(
     first = next((one.note for one in seen.values() if one.note), "")
     notes = (*found.notes, *([f"{turned} images were {first}"] if turned else ()))
     return CocoReport(
-        task, found, (*found.problems, *sorted(bad)), notes, np.repeat(shown, np.diff(found.ends), axis=0)
+        found, (*found.problems, *sorted(bad)), notes, np.repeat(shown, np.diff(found.ends), axis=0)
     )
 
 
@@ -133,19 +128,3 @@ def _look(stated: tuple[str, int, int]) -> _Looked:
 
 def _crashed(stated: tuple[str, int, int]) -> _Looked:
     return _Looked(stated[0], (0, 0), "the decoder crashed on it, and took its process along", "")
-
-
-def _task_of(source: Path) -> Task:
-    """What a json has of its objects; what is wrong with the file, `read_coco` says."""
-    try:
-        values: Any = json.loads(source.read_bytes())
-        categories, annotations = values["categories"], values["annotations"]
-        if any(one.get("keypoints") for one in categories) and _some(annotations, "keypoints"):
-            return "keypoints"
-        return "masks" if _some(annotations, "segmentation") else "boxes"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return "boxes"
-
-
-def _some(annotations: Sequence[Any], name: str) -> bool:
-    return any(isinstance(one, dict) and one.get(name) for one in annotations)

@@ -19,10 +19,9 @@ import numpy.typing as npt
 
 from nonlocal_nn.data.errors import ImageError
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "StillImage", "read_image"]
+__all__ = ["MAX_PIXELS", "StillImage", "read_image"]
 
 MAX_PIXELS = 200_000_000
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _ORIENTATION = 274  # the EXIF tag
 _TURNED = {5, 6, 7, 8}  # orientations that exchange height and width
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")

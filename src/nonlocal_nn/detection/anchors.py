@@ -7,12 +7,11 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from nonlocal_nn.detection.spec import DetectorSpec
+from nonlocal_nn.detection.spec import LEVEL_STRIDES, DetectorSpec
 
 __all__ = ["ASPECT_RATIOS", "best_overlaps"]
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height over width
-_LEVELS = (4, 8, 16, 32, 64)  # pixels from one place to the next
 
 
 def best_overlaps(
@@ -42,7 +41,7 @@ def best_overlaps(
     centre = (box[:, :2] + box[:, 2:]) / 2
     area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
     best = np.zeros(len(boxes))
-    for level, size in zip(_LEVELS, spec.anchor_sizes, strict=True):
+    for level, size in zip(LEVEL_STRIDES, spec.anchor_sizes, strict=True):
         cells = np.ceil(padded / level)
         stride = padded // cells  # of the last level, which is rounded up, less than its 64 pixels
         place = np.clip(np.round(centre / stride), 0, cells - 1) * stride  # the nearest of the grid

@@ -12,7 +12,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nonlocal_nn._names import nearest_names
+from nonlocal_nn._names import look_up
 from nonlocal_nn.data.categories import Task
 from nonlocal_nn.detection.spec import DetectorSpec
 
@@ -103,11 +103,7 @@ def get_detector_spec(name: str, **overrides: Any) -> DetectorSpec:
     Raises:
         ValueError: no such detector (the nearest names are listed), no such field, or a value it refuses.
     """
-    if name not in DETECTORS:
-        near = nearest_names(name, DETECTORS, count=4, cutoff=0.5)
-        hint = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(DETECTORS)}"
-        raise ValueError(f"no detector is called {name!r}; {hint}")
-    return DETECTORS[name].replace(**overrides)
+    return look_up("detector", name, DETECTORS).replace(**overrides)
 
 
 def create_detector(

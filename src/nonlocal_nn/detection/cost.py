@@ -14,12 +14,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nonlocal_nn.detection.detector import Detector
+from nonlocal_nn.detection.spec import LEVEL_STRIDES
 from nonlocal_nn.evaluation.cost import Cost, count_macs, count_parameters
 
 __all__ = ["IMAGE", "measure_detector"]
 
 IMAGE = (800, 1088)  # an image of shorter side 800, padded to a multiple of 32
-_STRIDES = (4, 8, 16, 32, 64)  # of the pyramid's levels
 _BOX, _MASK = 7, 14  # positions along a side of a region
 
 
@@ -52,7 +52,9 @@ def measure_detector(
     heads = detector.get_submodule("roi_heads")
     macs = count_macs(detector.get_submodule("backbone"), (3, height, width))
     rpn = _Level(detector.get_submodule("rpn.head"))
-    macs += sum(count_macs(rpn, (channels, -(-height // stride), -(-width // stride))) for stride in _STRIDES)
+    macs += sum(
+        count_macs(rpn, (channels, -(-height // stride), -(-width // stride))) for stride in LEVEL_STRIDES
+    )
     macs += proposals * count_macs(heads.get_submodule("box_head"), (channels, _BOX, _BOX))
     macs += proposals * count_macs(heads.get_submodule("box_predictor"), (detector.spec.box_features,))
     for name in ("mask", "keypoint"):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,11 @@ from nonlocal_nn.data.categories import Keypoints, Task
 from nonlocal_nn.data.coco_annotations import (
     Corners,
     Unusable,
+    area_of,
     box_of,
     called,
+    categories_of,
+    crowd_of,
     is_number,
     keypoints_of,
     outline_of,
@@ -104,17 +107,16 @@ class Truth:
         ordered = sorted(sizes, key=lambda key: (isinstance(key, str), key))
         images = {key: number for number, key in enumerate(ordered, start=1)}
         listed: list[dict[str, Any]] = [{"id": images[key], **sizes[key]} for key in ordered]
-        categories = {one["id"]: number for number, one in enumerate(given["categories"], start=1)}
-        names = tuple(str(one.get("name", one["id"])) for one in given["categories"])
+        named = categories_of(given["categories"], called_so)
+        categories = {key: number for number, key in enumerate(named, start=1)}
+        names = tuple(named.values())
         points = next((keypoints_of(one) for one in given["categories"] if one.get("keypoints")), None)
         if task == "keypoints" and points is None:
             raise ValueError(f"{called_so}: no category has keypoints")
         seen: set[Any] = set()
         annotations: list[dict[str, Any]] = []
         for number, one in enumerate(given["annotations"]):
-            reason = why_no_annotation(one, images, seen)
-            if reason is None and one["category_id"] not in categories:
-                reason = f"its category {one['category_id']!r} is none of the json's"
+            reason = why_no_annotation(one, images, categories, seen)
             if reason is None:
                 try:
                     image = listed[images[one["image_id"]] - 1]
@@ -239,14 +241,8 @@ def _mean(values: npt.NDArray[np.float64]) -> float | None:
 
 def _sigmas(truth: Truth, sigmas: Sequence[float] | None) -> list[float]:
     assert truth.points is not None
-    count = len(truth.points.names)
-    if sigmas is None:
-        return list(truth.points.sigmas or [0.05] * count)
-    if len(sigmas) != count or not all(sigma > 0 for sigma in sigmas):
-        raise ValueError(
-            f"sigmas has {len(sigmas)} values; give one above 0 for each of the {count} keypoints"
-        )
-    return list(sigmas)
+    points = truth.points if sigmas is None else replace(truth.points, sigmas=tuple(sigmas))
+    return list(points.sigmas or [0.05] * len(points.names))
 
 
 def _usable(
@@ -318,13 +314,8 @@ def _annotation(
     outline = outline_of(one, height, width, filled) if task == "masks" else None
     x1, y1, x2, y2 = box_of(one, outline, height, width, Corners(), filled)
     box = one.get("bbox", [x1, y1, x2 - x1, y2 - y1])
-    area = one.get("area")
-    if area is None or not is_number(area) or area <= 0:
-        filled["annotations without an area, taken from the outline or the box"] += 1
-        area = outline.area if outline is not None else box[2] * box[3]
-    if "iscrowd" not in one:
-        filled["annotations without iscrowd, taken as 0"] += 1
-    made = {"bbox": box, "area": area, "iscrowd": int(bool(one.get("iscrowd", 0)))}
+    area = area_of(one, outline, box[2] * box[3], filled)
+    made = {"bbox": box, "area": area, "iscrowd": int(crowd_of(one, filled))}
     if task == "masks":
         made["segmentation"] = one["segmentation"]
     elif task == "keypoints":

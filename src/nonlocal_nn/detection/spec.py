@@ -12,13 +12,14 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from nonlocal_nn._names import nearest_names
+from nonlocal_nn._names import require_fields
 from nonlocal_nn.blocks.options import BlockOptions, Init, SubsampleAt
 from nonlocal_nn.data.categories import Task
 
-__all__ = ["BackboneNorm", "DetectorSpec"]
+__all__ = ["LEVEL_STRIDES", "BackboneNorm", "DetectorSpec"]
 
 BackboneNorm = Literal["frozen", "batch", "sync"]
+LEVEL_STRIDES = (4, 8, 16, 32, 64)  # pixels from one place to the next, of the five levels of the pyramid
 _CHOICES: dict[str, tuple[object, ...]] = {"task": get_args(Task), "backbone_norm": get_args(BackboneNorm)}
 # Fields that are tuples of whole numbers from 1 on.
 _COUNTS = ("stage_blocks", "anchor_sizes", "sides")
@@ -144,14 +145,7 @@ class DetectorSpec:
         ...
         ValueError: a detector has no field 'sids'; did you mean 'sides'? The fields are: name, ...
         """
-        fields = [field.name for field in dataclasses.fields(self)]
-        for name in overrides:
-            if name not in fields:
-                near = nearest_names(name, fields, count=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ValueError(
-                    f"a detector has no field {name!r}; {hint}The fields are: {', '.join(fields)}"
-                )
+        require_fields("a detector", overrides, [field.name for field in dataclasses.fields(self)])
         return dataclasses.replace(self, **overrides)
 
     def to_json(self) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fnmatch
 from typing import TYPE_CHECKING, Any
 
-from nonlocal_nn._names import nearest_names
+from nonlocal_nn._names import look_up
 from nonlocal_nn.models.spec import Inflation, VideoResNetSpec
 
 if TYPE_CHECKING:
@@ -106,11 +106,7 @@ def get_spec(name: str, **overrides: Any) -> VideoResNetSpec:
     Raises:
         ValueError: no such model (the nearest names are listed) or no such field (the fields are listed).
     """
-    if name not in SPECS:
-        near = nearest_names(name, SPECS, count=4, cutoff=0.5)
-        hint = f"the nearest are {', '.join(near)}" if near else f"the models are {', '.join(SPECS)}"
-        raise ValueError(f"no model is called {name!r}; {hint}")
-    return SPECS[name].replace(**overrides)
+    return look_up("model", name, SPECS).replace(**overrides)
 
 
 def create_model(name: str, num_classes: int | None = None, **spec_overrides: Any) -> VideoResNet:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from nonlocal_nn._names import nearest_names
+from nonlocal_nn._names import require_fields
 from nonlocal_nn.blocks import options as block_options
 from nonlocal_nn.blocks.options import BlockOptions, Init, Norm, Span, SubsampleAt
 from nonlocal_nn.pairwise import PairwiseFunction, pairwise_functions
@@ -313,7 +313,7 @@ class VideoResNetSpec:
 
     def replace(self, **overrides: Any) -> VideoResNetSpec:
         """The same network with some fields changed; a name that is no field is an error that lists them."""
-        _check_fields(overrides)
+        require_fields("a video ResNet", overrides, FIELDS)
         return dataclasses.replace(self, **overrides)
 
     def to_dict(self) -> dict[str, Any]:
@@ -335,7 +335,7 @@ class VideoResNetSpec:
             raise ValueError(f"the model spec is not valid JSON ({error}): {text[:80]!r}") from error
         if not isinstance(values, dict) or "name" not in values:
             raise ValueError(f"the model spec must be a JSON object with a name, got: {text[:80]!r}")
-        _check_fields(values)
+        require_fields("a video ResNet", values, FIELDS)
         return cls(**values)
 
     def _check_stages(self, what: str, by_stage: object) -> None:
@@ -387,13 +387,3 @@ def _counts(name: str, values: object) -> tuple[int, ...]:
     for i, value in enumerate(values):
         _check_count(f"{name}[{i}]", value)
     return tuple(values)
-
-
-def _check_fields(names: Mapping[str, Any]) -> None:
-    for name in names:
-        if name not in FIELDS:
-            near = nearest_names(name, FIELDS, count=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
-            raise ValueError(
-                f"a video ResNet has no field {name!r}{hint} The fields are: {', '.join(FIELDS)}"
-            )
