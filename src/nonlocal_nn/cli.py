@@ -149,7 +149,7 @@ COMMANDS = {
     "detect test": Command(
         summary="score boxes, masks or poses as COCO does",
         options="nonlocal_nn.detection.config:DetectTestConfig",
-        body="nonlocal_nn.commands.detect_test:detect_test_command",
+        body="nonlocal_nn.commands.detect:detect_test_command",
         example="nonlocal detect test --data instances_val2017.json --results results.json",
     ),
 }
